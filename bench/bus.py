@@ -1,0 +1,82 @@
+"""What a hook call costs, with 0 and 6 implementations, beside pluggy's own call of the same ones.
+
+    python bench/bus.py [--json]
+
+Every figure is the median of many short rounds that alternate between the two, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from types import SimpleNamespace
+
+import pluggy
+
+from longline import Plugin, hookimpl, hookspecs
+from longline.plugins import Bus, LoadedPlugin
+
+ROUNDS, CALLS = 200, 500
+
+
+class Counter(Plugin):
+    """The cheapest useful plugin."""
+
+    steps = 0
+
+    @hookimpl
+    def on_step_end(self, run: object, step: int) -> None:
+        """Count."""
+        self.steps += 1
+
+
+def raw(plugins: list[Counter]) -> Callable[..., object]:
+    """pluggy's own call: no containment, no account."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for plugin in plugins:
+        manager.register(plugin)
+    return manager.hook.on_step_end
+
+
+def seconds(call: Callable[..., object], run: object) -> float:
+    """Seconds of one call, measured over a round."""
+    begin = perf_counter()
+    for step in range(CALLS):
+        call(run=run, step=step)
+    return (perf_counter() - begin) / CALLS
+
+
+def measure(implementations: int) -> dict[str, float]:
+    """Medians in microseconds, and their ratio."""
+    run = SimpleNamespace(is_main=True)
+    bus = Bus([LoadedPlugin.of(Counter(None), f"counter{index}") for index in range(implementations)]).hook.on_step_end
+    peer = raw([Counter(None) for _ in range(implementations)])
+    pairs = [(seconds(bus, run), seconds(peer, run)) for _ in range(ROUNDS)]
+    ours, theirs = (statistics.median(column) * 1e6 for column in zip(*pairs, strict=True))
+    return {
+        "implementations": implementations,
+        "bus_microseconds": round(ours, 3),
+        "pluggy_microseconds": round(theirs, 3),
+        "ratio": round(ours / theirs, 2),
+    }
+
+
+def main() -> None:
+    """Print both cases."""
+    results = [measure(count) for count in (0, 6)]
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(results, indent=2))
+        return
+    for result in results:
+        print(
+            "{implementations} implementations: bus {bus_microseconds} us, pluggy {pluggy_microseconds} us, "
+            "ratio {ratio}".format(**result)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Longline fine-tunes causal language models from one config file; everything else is a plugin on its hooks.
+
+A plugin author needs three names: `Plugin` and `PluginConfig`, the base classes, and `hookimpl`, the marker. They are imported
+on first use, so that `import longline` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longline.errors import LonglineError
+    from longline.events import Alert, Summary
+    from longline.hookspecs import hookimpl
+    from longline.plugins import Plugin, PluginConfig
+
+__version__ = "0.1.0"
+__all__ = ["Alert", "LonglineError", "Plugin", "PluginConfig", "Summary", "__version__", "hookimpl"]
+
+_HOMES = {
+    "Alert": "longline.events",
+    "LonglineError": "longline.errors",
+    "Plugin": "longline.plugins",
+    "PluginConfig": "longline.plugins",
+    "Summary": "longline.events",
+    "hookimpl": "longline.hookspecs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'longline' has no attribute {name!r}")

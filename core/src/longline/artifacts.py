@@ -1,0 +1,195 @@
+"""What a run leaves behind: checkpoints, the final model, the manifest. Whatever has a name here is whole.
+
+Folders are written under `.saving` and renamed; files are written beside themselves and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longline.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from longline.plan import Plan
+
+STAGING = ".saving"
+"""The folder of a run in which checkpoints and models are written before they get their name."""
+
+LIBRARIES = ("longline", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "trl", "pluggy", "pydantic")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, sees the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(new: Path, final: Path) -> None:
+    """Give a finished folder its name; what has that name already is moved aside first, never half deleted in place."""
+    if final.exists():
+        _discard(final)
+    new.rename(final)
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder so that a crash in the middle leaves nothing under its name."""
+    grave = folder.parent / STAGING / f"old-{folder.name}-{os.getpid()}"
+    grave.parent.mkdir(exist_ok=True)
+    folder.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------------------
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the checkpoints of a run, by step."""
+    found = [path for path in run_dir.glob("checkpoint-*") if path.name[11:].isdigit() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[11:]))
+
+
+def prune(run_dir: Path, limit: int | None, best: str | None) -> None:
+    """Delete the oldest checkpoints beyond `limit`; the newest and the best always stay."""
+    found = checkpoints(run_dir)
+    if not limit or limit <= 0:
+        return
+    spare = [path for path in found[:-1] if best is None or path != Path(best)]
+    for path in spare[: max(0, len(found) - max(limit, len(found) - len(spare)))]:
+        _discard(path)
+
+
+def resume_point(run_dir: Path, wanted: str) -> Path:
+    """Return the checkpoint that `--resume` means: `last`, or a path.
+
+    Raises:
+        ConfigError: there is none, or the path is none.
+    """
+    if wanted == "last":
+        found = checkpoints(run_dir)
+        if not found:
+            raise ConfigError(f"--resume: {run_dir} has no checkpoint", hint="start without --resume; trainer.save_steps sets how often")
+        return found[-1]
+    path = Path(wanted)
+    if not (path / "trainer_state.json").is_file():
+        raise ConfigError(f"--resume: {wanted} is not a checkpoint", hint="give a checkpoint-N folder, or nothing for the last one")
+    return path
+
+
+def not_written(error: Exception, final: Path) -> Exception:
+    """Turn what a full disk looks like from torch, safetensors and the system into one clear error; pass on the rest."""
+    marks = ("No space left", "File too large", "Disk quota", "os error 28", "os error 27", "PytorchStreamWriter", "unexpected pos")
+    if not isinstance(error, OSError) and not any(mark in str(error) for mark in marks):
+        return error
+    kept = ", ".join(path.name for path in checkpoints(final.parent)) or "none yet"
+    reason = str(error).strip().split("\n")[0]
+    return TrainingError(
+        f"cannot write {final}: {type(error).__name__}: {reason}",
+        hint=f"free space and run again with --resume; complete checkpoints: {kept}",
+    )
+
+
+# --- the final model ------------------------------------------------------------------------------------------------------------
+
+
+def save_model(folder: Path, write: Callable[[Path], None], card: str) -> None:
+    """Let `write` put weights and tokenizer into an empty folder, add the card, and give it its name.
+
+    Raises:
+        TrainingError: it could not be written.
+    """
+    staging = folder.parent / STAGING / folder.name
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        write(staging)
+        (staging / "README.md").write_text(card, encoding="utf-8")
+        publish(staging, folder)
+    except Exception as error:
+        raise not_written(error, folder) from error
+    finally:
+        shutil.rmtree(staging.parent, ignore_errors=True)
+
+
+def model_card(plan: Plan, base: str, adapter: str | None, metrics: Mapping[str, float], config: str) -> str:
+    """Return the model card: metadata that hubs read, how to load it, how it was made. `config` has its secrets masked."""
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
+    head = ["---", f"base_model: {base}", "library_name: " + ("peft" if adapter else "transformers")]
+    head += ["pipeline_tag: text-generation", "tags: [longline, " + plan.method + (", lora" if adapter else "") + "]", "---"]
+    kind = f"an adapter ({adapter}) for `{base}`" if adapter else f"`{base}`, all weights trained"
+    return "\n".join(
+        [
+            *head,
+            "",
+            f"# {plan.output_dir.name}",
+            "",
+            f"This is {kind}, tuned with Longline (method {plan.method}, {plan.steps} steps of {plan.global_batch} rows).",
+            "",
+            "| metric | last value |",
+            "|---|---|",
+            rows,
+            "",
+            "## The config",
+            "",
+            "```yaml",
+            config.rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+# --- the manifest ---------------------------------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the libraries that decide a result; absent ones are left out."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """Return the time as the manifest writes it: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_manifest(path: Path, content: Mapping[str, Any], mask: Callable[[str], str]) -> None:
+    """Write run.json; `mask` takes secrets out of the text."""
+    write_atomically(path, mask(json.dumps(content, indent=2, ensure_ascii=False, default=str)) + "\n")
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """Return the manifest of a run folder.
+
+    Raises:
+        ConfigError: the folder holds none, or it is not one.
+    """
+    path = run_dir / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{run_dir} is not a run folder: it has no run.json") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a manifest")
+    return content

@@ -1,0 +1,226 @@
+"""What a person sees of a run: the plan, one live line while it trains, what it came to.
+
+On a terminal the line moves; elsewhere (a file, CI, a batch job) each log event is a plain line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from longline.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from longline.data import DataReport, Prepared
+    from longline.events import Alert, Status, Summary
+    from longline.run import Run
+
+ALERT_STYLES = {"info": "blue", "warning": "yellow", "error": "bold red"}
+
+
+class Console:
+    """Prints on the main rank only."""
+
+    def __init__(self, console: RichConsole | None = None) -> None:
+        self.console = console or RichConsole(soft_wrap=True, highlight=False)
+        self.progress: Progress | None = None
+        self.task: Any = None
+        self.last: dict[str, float] = {}
+        self.rate = Rate()
+        self.max_steps = 0
+
+    # --- before training --------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        """Print every resolved fact and where it came from."""
+        if run.is_main:
+            self.console.print(f"[bold]longline[/bold] run {run.id}")
+            self._facts(run)
+
+    def _facts(self, run: Run) -> None:
+        name_width = max(len(fact.name) for fact in run.plan.facts)
+        for fact in run.plan.facts:
+            why = f"  [dim]({escape(fact.why)})[/dim]" if fact.why != "config" else ""
+            self.console.print(f"  {fact.name:<{name_width}}  {escape(run.mask(fact.value))}{why}")
+
+    @hookimpl
+    def post_data_load(self, run: Run, data: Prepared) -> None:
+        """Print what was read and what became of it."""
+        if run.is_main:
+            for line in data_lines(data.report):
+                self.console.print(escape(run.mask(line)))
+
+    @hookimpl
+    def post_trainer_create(self, run: Run, trainer: Any) -> None:
+        """Print how much of the model is trained, and for how long."""
+        from longline.model import count_parameters
+
+        if run.is_main:
+            trainable, total = count_parameters(trainer.model)
+            share = f"{100 * trainable / total:.2f} %" if total else "-"
+            self.console.print(f"training {trainable:,} of {total:,} weights ({share}), {run.plan.steps} steps")
+
+    # --- while it trains --------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def on_train_begin(self, run: Run, trainer: Any) -> None:
+        """Start the live line."""
+        self.max_steps = trainer.state.max_steps
+        self.rate = Rate()
+        if not run.is_main or not self.console.is_terminal:
+            return
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.progress.add_task("train", total=self.max_steps, completed=trainer.state.global_step, metrics="")
+        self.progress.start()
+
+    @hookimpl
+    def on_step_end(self, step: int) -> None:
+        """Move the line."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step, metrics=self._metrics())
+
+    @hookimpl
+    def on_log(self, logs: Mapping[str, float], step: int) -> None:
+        """Remember what the live line shows, or print a plain line."""
+        self.rate.update(step, logs.get("num_tokens"))
+        self.last = {**self.last, **logs}
+        if self.progress is None:
+            self.console.print(f"step {step}/{self.max_steps}  {_numbers(logs)}{self._pace(step, logs)}")
+        elif "eval_loss" in logs:
+            self.progress.console.print(f"step {step}: {_numbers(logs)}")
+
+    def _metrics(self) -> str:
+        shown = [f"{name} {self.last[key]:.4g}" for key, name in LIVE.items() if key in self.last]
+        return "  ".join([*shown, *([f"{self.rate.tokens:,.0f} tokens/s"] if self.rate.tokens else [])])
+
+    def _pace(self, step: int, logs: Mapping[str, float]) -> str:
+        if "num_tokens" not in logs or not self.rate.tokens:
+            return ""
+        left = (self.max_steps - step) * self.rate.seconds_per_step
+        return f"  {self.rate.tokens:,.0f} tokens/s  {_duration(left)} left"
+
+    @hookimpl
+    def on_alert(self, run: Run, alert: Alert) -> None:
+        """Print an alert where it is not overwritten."""
+        style = ALERT_STYLES[alert.level]
+        at = f" (step {alert.step})" if alert.step is not None else ""
+        text = f": {escape(run.mask(alert.text))}" if alert.text else ""
+        self.console.print(f"[{style}]{alert.level}{at}: {escape(run.mask(alert.title))}[/{style}]{text}")
+
+    @hookimpl
+    def on_checkpoint(self, path: Path) -> None:
+        """Name the checkpoint."""
+        self.console.print(f"saved {escape(str(path))}")
+
+    @hookimpl
+    def on_train_end(self) -> None:
+        """End the live line."""
+        self._stop_progress()
+
+    @hookimpl
+    def on_error(self) -> None:
+        """End the live line before the error is printed."""
+        self._stop_progress()
+
+    def _stop_progress(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    # --- after it ---------------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def on_run_end(self, run: Run, status: Status, summary: Summary) -> None:
+        """Print how it ended, where everything lies, and what the hooks cost."""
+        self._stop_progress()
+        if not run.is_main:
+            return
+        loss = summary.metrics.get("train_loss", summary.metrics.get("loss"))
+        tail = f", train loss {loss:.4g}" if loss is not None else ""
+        evaluated = summary.metrics.get("eval_loss")
+        tail += f", eval loss {evaluated:.4g}" if evaluated is not None else ""
+        took = f"{summary.steps} steps, {summary.tokens:,} tokens in {_duration(summary.train_seconds)}"
+        self.console.print(f"[bold]{status}[/bold]: {took}{tail}")
+        if summary.train_seconds:
+            self.console.print(run.bus.account.table(summary.train_seconds))
+        for name, path in run.left_behind():
+            self.console.print(f"  {name:<12} {escape(str(path))}")
+        if status == "interrupted" and run.can_resume():
+            self.console.print("  go on with the same command and --resume")
+
+
+def data_lines(report: DataReport) -> list[str]:
+    """A prepared data set in a few lines: each source with what was left out, each split with its tokens, the warnings."""
+    lines = []
+    for source in report.sources:
+        left_out = {"bad": source.bad, "dropped": source.dropped, "truncated": source.truncated, "untrained": source.untrained}
+        notes = [f"{count:,} {name}" for name, count in left_out.items() if count]
+        how = f"{source.format}, guessed" if source.guessed else source.format
+        lines.append(", ".join([f"  {source.name} ({how}): {source.rows:,} rows", *notes]))
+    for name, split in (("train", report.train), ("eval", report.eval)):
+        if split is not None:
+            share = f"{100 * split.trained_tokens / split.tokens:.0f} % trained" if split.tokens else "nothing trained"
+            packs = f" in {split.packs:,} packs, {100 * (split.efficiency or 0):.1f} % full" if split.packs else ""
+            lines.append(f"  {name}: {split.samples:,} samples{packs}, {split.tokens:,} tokens, {share}")
+    lines += [f"  warning: {warning}" for warning in report.warnings]
+    cached = ", from the cache" if report.cache_hit else ""
+    return [f"data prepared in {report.seconds:.1f} s{cached}", *lines]
+
+
+LIVE = {"loss": "loss", "eval_loss": "eval", "learning_rate": "lr"}
+ORDER = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
+
+
+def _numbers(logs: Mapping[str, Any]) -> str:
+    names = [name for name in ORDER if name in logs] + [name for name in logs if name not in (*ORDER, "num_tokens")]
+    return "  ".join(
+        f"{name} {logs[name]:.4g}" if isinstance(logs[name], (int, float)) else f"{name} {logs[name]}" for name in names
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+class Rate:
+    """Tokens and steps a second between the last two log events."""
+
+    def __init__(self) -> None:
+        self.time = time.perf_counter()
+        self.step = 0
+        self.count = 0.0
+        self.tokens = 0.0
+        self.seconds_per_step = 0.0
+
+    def update(self, step: int, tokens: float | None) -> None:
+        """Take in one log event; those without a token count are evaluations and the like."""
+        if tokens is None:
+            return
+        current = time.perf_counter()
+        if step > self.step and tokens >= self.count:
+            seconds = current - self.time
+            self.tokens = (tokens - self.count) / seconds
+            self.seconds_per_step = seconds / (step - self.step)
+        self.time, self.step, self.count = current, step, tokens

@@ -1,0 +1,57 @@
+"""The core's own answers to the provide hooks, asked after every plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from longline.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from longline.hookspecs import LossFunction
+    from longline.run import Run
+
+
+class Defaults:
+    """What a run does when no plugin answers."""
+
+    @hookimpl
+    def provide_trainer_class(self, run: Run) -> type[Trainer]:
+        """Answer with the method's trainer."""
+        from longline.trainers import method
+
+        return method(run.config.method).trainer_class()
+
+    @hookimpl
+    def provide_collator(self, run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """Answer with the collator of the plan's layout."""
+        from longline.data.collate import Collator
+
+        return Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout)
+
+    @hookimpl
+    def provide_loss(self) -> LossFunction:
+        """Answer with the loss of the method's trainer."""
+        return _method_loss
+
+    @hookimpl
+    def provide_optimizer(self, trainer: Any, model: PreTrainedModel) -> torch.optim.Optimizer:
+        """Answer with what `trainer.optim` names."""
+        optimizer: torch.optim.Optimizer = trainer.method_optimizer(model)
+        return optimizer
+
+    @hookimpl
+    def provide_scheduler(
+        self, trainer: Any, optimizer: torch.optim.Optimizer, num_training_steps: int
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Answer with what `trainer.lr_scheduler_type` names."""
+        scheduler: torch.optim.lr_scheduler.LRScheduler = trainer.method_scheduler(optimizer, num_training_steps)
+        return scheduler
+
+
+def _method_loss(trainer: Any, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
+    return trainer.method_loss(model, inputs, num_items_in_batch)

@@ -1,0 +1,172 @@
+"""`longline generate`: one answer, a file of answers, or a chat in the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from longline.artifacts import write_atomically
+from longline.cli.options import set_option
+from longline.errors import DataError
+
+if TYPE_CHECKING:
+    from longline.inference import Sampling
+
+
+@click.command()
+@click.argument("target")
+@set_option
+@click.option("-p", "--prompt", help="Answer this and end.")
+@click.option("-f", "--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Answer every line of a file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="With --file: write JSONL here.")
+@click.option("-s", "--system", help="A system prompt.")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
+@click.option("--base", is_flag=True, help="Of a run: use the model before tuning.")
+@click.option("--checkpoint", metavar="NAME", help="Of a run: use this checkpoint.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: the likeliest token.")
+@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="With --file: rows at a time.")
+def command(
+    target: str,
+    overrides: tuple[str, ...],
+    prompt: str | None,
+    file: Path | None,
+    output: Path | None,
+    system: str | None,
+    raw: bool,
+    base: bool,
+    checkpoint: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    batch_size: int,
+) -> None:
+    """Let TARGET answer: a run folder (its tuned model), a config (its model as it came), or a model path.
+
+    Without --prompt and --file it is a chat: an empty line or Ctrl-D ends it. A --file holds one prompt a line, as plain text or
+    as JSON with `messages` or `prompt`.
+    """
+    from longline import inference
+
+    if output and not file:
+        raise click.UsageError("--output goes with --file")
+    if prompt is not None and file:
+        raise click.UsageError("--prompt and --file exclude each other")
+    prompts = _read_prompts(file) if file else []
+    found = inference.find_target(target, overrides, base=base, checkpoint=checkpoint)
+    model, tokenizer = inference.load(found)
+    talk = _Talk(model, tokenizer, inference.Sampling(max_new_tokens, temperature, top_p), system, raw)
+    if file:
+        _answer_file(talk, prompts, output, batch_size)
+    elif prompt is not None or not sys.stdin.isatty():
+        talk.stream([{"role": "user", "content": prompt if prompt is not None else sys.stdin.read()}])
+    else:
+        talk.chat()
+
+
+class _Talk:
+    """A model with the options of this command."""
+
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, system: str | None, raw: bool) -> None:
+        self.model, self.tokenizer, self.sampling, self.system, self.raw = model, tokenizer, sampling, system, raw
+
+    def ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The tokens that the model is given."""
+        from longline.inference import chat_prompt
+
+        if self.raw:
+            ids: list[int] = self.tokenizer(messages[-1]["content"])["input_ids"]
+            return ids
+        head = [{"role": "system", "content": self.system}] if self.system and messages[0]["role"] != "system" else []
+        return chat_prompt(self.tokenizer, head + messages)
+
+    def stream(self, messages: list[dict[str, Any]]) -> str:
+        """Print the answer as it comes, and return it."""
+        import torch
+        from transformers import TextStreamer
+
+        from longline.inference import end_tokens
+
+        ids = self.ids(messages)
+        inputs = torch.tensor([ids], device=self.model.device)
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                eos_token_id=end_tokens(self.model, self.tokenizer),
+                pad_token_id=self.tokenizer.pad_token_id,
+                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                **self.sampling.kwargs(),
+            )
+        text: str = self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+        return text.strip()
+
+    def chat(self) -> None:
+        """Talk until an empty line."""
+        messages: list[dict[str, Any]] = []
+        while True:
+            try:
+                text = input("you> ").strip()
+            except EOFError:
+                click.echo()
+                return
+            if not text:
+                return
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": self.stream(messages)})
+
+
+def _read_prompts(path: Path) -> list[list[dict[str, Any]]]:
+    """The conversations of a file, one a line.
+
+    Raises:
+        DataError: it is not UTF-8, holds nothing, or a line is JSON without `messages` or `prompt`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from error
+    prompts = [_conversation(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise DataError(f"{path} holds no prompt")
+    return prompts
+
+
+def _conversation(line: str, where: str) -> list[dict[str, Any]]:
+    if not line.lstrip().startswith("{"):
+        return [{"role": "user", "content": line}]
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if isinstance(row.get("messages"), list) and row["messages"]:
+        messages = list(row["messages"])
+        while messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+            messages.pop()  # the answer is what is asked for
+        if messages:
+            return messages
+    if isinstance(row.get("prompt"), str):
+        return [{"role": "user", "content": row["prompt"]}]
+    raise DataError(f"{where}: a row needs `messages` or `prompt`")
+
+
+def _answer_file(talk: _Talk, prompts: list[list[dict[str, Any]]], output: Path | None, batch_size: int) -> None:
+    from longline.inference import answer_all
+
+    ids = [talk.ids(messages) for messages in prompts]
+    answers = dict(answer_all(talk.model, talk.tokenizer, ids, talk.sampling, batch_size))
+    rows = [
+        {"messages": messages, "answer": talk.tokenizer.decode(answers[index], skip_special_tokens=True).strip()}
+        for index, messages in enumerate(prompts)
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if output:
+        write_atomically(output, text)
+        click.echo(f"{len(rows)} answers written to {output}")
+    else:
+        click.echo(text, nl=False)

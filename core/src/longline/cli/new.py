@@ -1,0 +1,96 @@
+"""`longline new PATH`: a commented config to start from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from string import Template
+
+import click
+
+from longline.errors import ConfigError, Problem
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT_DATA = "train.jsonl"
+
+STARTER = Template(
+    """\
+# A Longline config. `longline check $path` finds mistakes, `longline preview $path` shows what is learnt,
+# `longline train $path` trains. Any value can be changed for one run: --set trainer.learning_rate=1e-4
+# An environment variable is read with a dollar sign and braces around its name.
+
+method: sft                        # supervised fine-tuning
+
+model:
+  path: $model
+  # a local folder, a .gguf file, or a hub id
+  # dtype: auto                    # auto, float32, bfloat16, float16
+  # attn_implementation: sdpa      # sdpa, eager, flash_attention_2 ...
+
+adapter:                           # without this section all weights are trained
+  type: lora                       # lora, dora, rslora
+  r: 16
+  lora_alpha: 32
+  # any field of peft.LoraConfig
+
+data:
+  train:
+    - path: $data
+      format: auto                 # chat, alpaca, prompt_completion, completion, segments, tokenized
+  # eval:
+  #   - path: eval.jsonl
+  eval_fraction: 0.05              # without eval: this share of the rows is set aside
+  max_length: 1024                 # tokens
+  packing: true                    # several samples in one row, isolated from each other
+
+trainer:                           # any field of transformers.TrainingArguments
+  num_train_epochs: 1
+  per_device_train_batch_size: 4
+  gradient_accumulation_steps: 4
+  learning_rate: 2.0e-4
+  lr_scheduler_type: cosine
+  warmup_steps: 0.03               # below 1: a share of all steps
+
+plugins: []                        # `longline plugins` lists what is installed
+
+output_dir: $output
+"""
+)
+
+
+@click.command("new")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--data", metavar="PATH", help=f"What to train on: a file, a folder, a hub id. Default: {DEFAULT_DATA}.")
+@click.option("--model", metavar="PATH", help=f"A folder, a .gguf file or a hub id. Default: {DEFAULT_MODEL}.")
+def command(path: Path, data: str | None, model: str | None) -> int:
+    """Write a commented config to PATH; a file that exists is left alone."""
+    if path.exists():
+        hint = f"name a file in it: {path / 'config.yaml'}" if path.is_dir() else "name another file"
+        raise ConfigError(f"{path} exists; `new` never overwrites", hint=hint)
+    _refuse_missing(data)
+    values = {"model": model or DEFAULT_MODEL, "data": data or DEFAULT_DATA, "output": f"runs/{path.stem}"}
+    text = STARTER.substitute(path=path, **{name: _scalar(value) for name, value in values.items()})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    click.echo(f"wrote {path}; next: longline check {path}")
+    return 0
+
+
+def _refuse_missing(data: str | None) -> None:
+    from longline.config.checks import missing_data
+
+    fault = missing_data(data) if data else None
+    if fault:
+        raise ConfigError([Problem(fault[0], where="--data", hint=fault[1])])
+
+
+def _scalar(text: str) -> str:
+    """The text as a YAML scalar, quoted unless it plainly is a path."""
+    text = text.replace("${", "$${")
+    plain = re.fullmatch(r"[\w.~-]*/[\w./~-]+|[A-Za-z][\w-]*\.[a-z]+", text)
+    return text if plain else json.dumps(text, ensure_ascii=False)

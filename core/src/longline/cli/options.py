@@ -1,0 +1,58 @@
+"""What commands have in common: the CONFIG argument and `--set`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from longline.config.loader import LoadedConfig
+
+
+class ConfigPath(click.ParamType[Path]):
+    """A config file, or a run folder that holds a config.yaml; whether it can be read is the loader's business."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the file: a folder stands for the config.yaml in it."""
+        path = Path(value)
+        return path / "config.yaml" if path.is_dir() and (path / "config.yaml").is_file() else path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Let the shell complete file names."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+def config_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the argument CONFIG as `config`, a Path."""
+    return click.argument("config", type=ConfigPath(), metavar="CONFIG")(function)
+
+
+def set_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--set KEY=VALUE`, to be given any number of times, as `overrides`, a tuple of texts."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a value of the config: --set trainer.learning_rate=1e-4 --set data.train.0.limit=100. VALUE is YAML.",
+    )(function)
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds CONFIG and `--set`."""
+    return config_argument(set_option(function))
+
+
+def load(config: Path, overrides: tuple[str, ...]) -> LoadedConfig:
+    """Load what `config_options` gave; raises ConfigError with every problem."""
+    from longline.config.loader import load_config
+
+    return load_config(config, overrides)

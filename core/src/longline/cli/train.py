@@ -1,0 +1,42 @@
+"""`longline train`: run a config, on this process or on several."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from longline import distributed
+from longline.cli.options import config_argument, set_option
+from longline.config.loader import load_config
+from longline.errors import EXIT_DONE, ConfigError
+
+
+@click.command()
+@config_argument
+@set_option
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="last",
+    metavar="[CHECKPOINT]",
+    help="Go on from the last checkpoint in output_dir, or from the one given.",
+)
+@click.option("--overwrite", is_flag=True, help="Delete an earlier run in output_dir first.")
+@click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine, through torchrun.")
+def command(config: Path, overrides: tuple[str, ...], resume: str | None, overwrite: bool, nproc: int | None) -> int:
+    """Fine-tune a model as CONFIG says. CONFIG is a file, or the folder of a run to repeat."""
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run that --overwrite would delete", hint="give one of them")
+    loaded = load_config(config, overrides)
+    if nproc is not None and not distributed.under_launcher():
+        # Also for --nproc 1, so that what runs is what would run with more.
+        arguments = ["train", str(config), *(part for value in overrides for part in ("--set", value))]
+        arguments += [*(["--resume", resume] if resume else []), *(["--overwrite"] if overwrite else [])]
+        return distributed.launch(arguments, nproc, loaded.config.output_dir)
+
+    from longline.run import train
+
+    code = train(loaded, resume=resume, overwrite=overwrite).exit_code
+    return EXIT_DONE if os.environ.get(distributed.LAUNCHED) else code

@@ -1,0 +1,361 @@
+"""What must fit together across the sections of a config; torch-free, and no further than this machine's file names.
+
+Each check is a function that yields problems, with the dotted paths that it reads. One that reads a value which is already
+known to be wrong is left out: its answer would only repeat or confuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longline.attention import ATTENTION, lookup
+from longline.config.dump import looks_local
+from longline.config.explain import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from longline.config.loader import LoadedConfig
+    from longline.config.sections import Config
+    from longline.errors import Problem
+
+    _Function = Callable[[LoadedConfig], Iterator[Problem]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: the function, what it reads, and whether it looks for data files."""
+
+    function: Callable[[LoadedConfig], Iterator[Problem]]
+    reads: tuple[str, ...]
+    data_files: bool = False
+
+
+CHECKS: list[Check] = []
+"""Every check, in the order of the config's sections."""
+
+
+def check_config(loaded: LoadedConfig, skip: frozenset[str] = frozenset(), *, data_files: bool = True) -> list[Problem]:
+    """Every contradiction in a config; `skip` are dotted paths with problems of their own.
+
+    With `data_files` False nobody asks whether data exists, for commands that need only the model of a finished run.
+    """
+
+    def touched(reads: tuple[str, ...]) -> bool:
+        return any(
+            path == read or path.startswith(f"{read}.") or read.startswith(f"{path}.")
+            for read in reads
+            for path in skip
+            if path
+        )
+
+    checks = [check for check in CHECKS if (data_files or not check.data_files) and not touched(check.reads)]
+    return [problem for check in checks for problem in check.function(loaded)]
+
+
+def _check(*reads: str, data_files: bool = False) -> Callable[[_Function], _Function]:
+    def add(function: _Function) -> _Function:
+        CHECKS.append(Check(function, reads, data_files))
+        return function
+
+    return add
+
+
+# --- model --------------------------------------------------------------------------------------------------------------------
+
+
+@_check("model.path")
+def model_path(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A path that can only be local must exist."""
+    text = loaded.config.model.path
+    path = Path(text).expanduser()
+    local = path.suffix == ".gguf" or text.startswith((".", "/", "~")) or text.count("/") > 1
+    if "://" in text:
+        yield loaded.problem(
+            "a url is no model path", "model", "path", hint="a folder, a .gguf file, or a hub id such as owner/name"
+        )
+    elif local and not path.exists():
+        yield loaded.problem(
+            f"no such {'file' if path.suffix == '.gguf' else 'folder'}: {text}", "model", "path", hint=_similar(path)
+        )
+    elif path.is_file() and path.suffix != ".gguf":
+        yield loaded.problem(f"{text} is a file", "model", "path", hint="give its folder, or a file that ends with .gguf")
+
+
+@_check("model.tokenizer.chat_template")
+def chat_template(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A template that holds no Jinja is the path of a file."""
+    text = loaded.config.model.tokenizer.chat_template
+    if text is not None and "{%" not in text and "{{" not in text and not Path(text).expanduser().is_file():
+        hint = _similar(Path(text).expanduser()) or "give a Jinja template or the path of one"
+        yield loaded.problem(f"no such file: {text[:80]}", "model", "tokenizer", "chat_template", hint=hint)
+
+
+@_check("model.attn_implementation")
+def attention_is_known(loaded: LoadedConfig) -> Iterator[Problem]:
+    """The name must be in the table, or be a hub kernel's."""
+    name = loaded.config.model.attn_implementation
+    if lookup(name) is None:
+        hint = nearest(name, ATTENTION) or f"known: {', '.join(ATTENTION)}, or a kernel's hub id"
+        yield loaded.problem(f"unknown attention implementation {name!r}", "model", "attn_implementation", hint=hint)
+
+
+@_check("model.attn_implementation", "data.packing")
+def packing_is_isolated(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Packed samples must not see each other."""
+    attention = lookup(loaded.config.model.attn_implementation)
+    if loaded.config.data.packing and attention is not None and attention.packing is None:
+        able = ", ".join(name for name, row in ATTENTION.items() if row.packing)
+        text = f"{loaded.config.model.attn_implementation} is not known to keep packed samples apart"
+        yield loaded.problem(text, "data", "packing", hint=f"turn packing off, or use one of {able}")
+
+
+@_check("model.attn_implementation", "trainer.use_cpu")
+def attention_runs_on_cpu(loaded: LoadedConfig) -> Iterator[Problem]:
+    """`use_cpu` rules out kernels for GPUs."""
+    name = loaded.config.model.attn_implementation
+    attention = lookup(name)
+    if loaded.config.trainer.get("use_cpu") is True and attention is not None and "cpu" not in attention.devices:
+        able = " or ".join(item for item, row in ATTENTION.items() if "cpu" in row.devices)
+        yield loaded.problem(
+            f"{name} does not run on the CPU that trainer.use_cpu asks for", "model", "attn_implementation", hint=f"use {able}"
+        )
+
+
+@_check("model.quantization", "adapter")
+def quantization_has_adapter(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Quantised weights cannot be trained themselves."""
+    quantization = loaded.config.model.quantization
+    if not quantization:
+        return
+    bits = [name for name in ("load_in_4bit", "load_in_8bit") if quantization.get(name) is True]
+    if len(bits) != 1:
+        text = (
+            "both 4 and 8 bits are asked for"
+            if bits
+            else "neither load_in_4bit nor load_in_8bit is true, so nothing is quantised"
+        )
+        yield loaded.problem(text, "model", "quantization", hint="set exactly one of them to true")
+    if loaded.config.adapter is None:
+        hint = "add `adapter: {type: lora}`, or remove model.quantization"
+        yield loaded.problem("quantised weights cannot be trained without an adapter", "model", "quantization", hint=hint)
+
+
+@_check("model.dtype", "trainer.bf16", "trainer.fp16")
+def precision(loaded: LoadedConfig) -> Iterator[Problem]:
+    """`model.dtype` and mixed precision must not contradict each other."""
+    trainer, dtype = loaded.config.trainer, loaded.config.model.dtype
+    if trainer.get("bf16") is True and trainer.get("fp16") is True:
+        yield loaded.problem("bf16 and fp16 exclude each other", "trainer", "fp16", hint="keep one of them")
+    if trainer.get("bf16_full_eval") is True and trainer.get("fp16_full_eval") is True:
+        yield loaded.problem(
+            "bf16_full_eval and fp16_full_eval exclude each other", "trainer", "fp16_full_eval", hint="keep one of them"
+        )
+    for field, same, other in (("bf16", "bfloat16", "float16"), ("fp16", "float16", "bfloat16")):
+        if trainer.get(field) is True and dtype == other:
+            hint = f"leave one out, or set model.dtype: {'float32' if loaded.config.adapter is None else same}"
+            yield loaded.problem(f"mixed precision in {same} contradicts model.dtype: {other}", "trainer", field, hint=hint)
+    if dtype == "float16" and loaded.config.adapter is None:
+        hint = "use dtype: float32 with trainer.fp16: true, or an adapter"
+        yield loaded.problem(
+            "training all weights in float16 overflows: its gradients cannot be scaled", "model", "dtype", hint=hint
+        )
+
+
+# --- adapter ------------------------------------------------------------------------------------------------------------------
+
+
+@_check("adapter")
+def adapter_type(loaded: LoadedConfig) -> Iterator[Problem]:
+    """`type: dora` with `use_dora: false` says two things."""
+    adapter = loaded.config.adapter
+    for kind, field in (("dora", "use_dora"), ("rslora", "use_rslora")):
+        if adapter is not None and adapter.type == kind and (adapter.model_extra or {}).get(field) is False:
+            yield loaded.problem(f"contradicts adapter.type: {kind}", "adapter", field, hint="remove it, or use type: lora")
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------------
+
+
+@_check("data.train", data_files=True)
+def train_paths(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A path that looks local must lead to something."""
+    yield from _paths(loaded, "train")
+
+
+@_check("data.eval", data_files=True)
+def eval_paths(loaded: LoadedConfig) -> Iterator[Problem]:
+    """The same for evaluation."""
+    yield from _paths(loaded, "eval")
+
+
+def _paths(loaded: LoadedConfig, part: str) -> Iterator[Problem]:
+    for index, source in enumerate(getattr(loaded.config.data, part)):
+        fault = missing_data(source.path)
+        if fault:
+            yield loaded.problem(fault[0], "data", part, index, "path", hint=fault[1])
+
+
+def missing_data(text: str) -> tuple[str, str | None] | None:
+    """What is wrong with a data path that looks local, with a hint; None when it leads to something or is not local."""
+    if not looks_local(text):
+        return None
+    path = Path(text).expanduser()
+    if any(mark in text for mark in "*?[") and not path.exists():
+        root = Path(path.anchor) if path.is_absolute() else Path()
+        found = next(root.glob(str(path.relative_to(path.anchor) if path.is_absolute() else path)), None)
+        return None if found else (f"no file matches {text}", _similar(path))
+    if not path.exists():
+        return f"no such file: {text}", _similar(path)
+    if path.is_dir() and not any(path.iterdir()):
+        return f"the folder {text} is empty", None
+    if path.is_file() and path.stat().st_size == 0:
+        return f"the file {text} is empty", None
+    return None
+
+
+@_check("data.eval", "data.eval_fraction")
+def one_kind_of_eval(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Evaluation rows are given, or set aside, not both."""
+    data = loaded.config.data
+    if data.eval and data.eval_fraction is not None:
+        yield loaded.problem(
+            "data.eval is given too; rows would be set aside for nothing", "data", "eval_fraction", hint="keep one of them"
+        )
+
+
+# --- trainer ------------------------------------------------------------------------------------------------------------------
+
+
+def _has_eval(config: Config) -> bool:
+    return bool(config.data.eval) or config.data.eval_fraction is not None
+
+
+def _eval_strategy(config: Config) -> str:
+    """As the plan decides it: with evaluation data and nothing said, once an epoch."""
+    if "eval_strategy" in config.trainer:
+        return str(config.trainer["eval_strategy"])
+    if not _has_eval(config):
+        return "no"
+    return "steps" if "eval_steps" in config.trainer else "epoch"
+
+
+@_check(
+    "data.eval",
+    "data.eval_fraction",
+    "trainer.eval_strategy",
+    "trainer.load_best_model_at_end",
+    "trainer.lr_scheduler_type",
+    "early_stopping",
+)
+def eval_has_data(loaded: LoadedConfig) -> Iterator[Problem]:
+    """What evaluates needs rows to evaluate on, and what decides by evaluation needs one."""
+    config, trainer = loaded.config, loaded.config.trainer
+    needs: list[tuple[str, ...]] = [
+        ("trainer", name) for name in ("eval_steps", "eval_on_start", "metric_for_best_model") if trainer.get(name)
+    ]
+    if trainer.get("load_best_model_at_end") is True:
+        needs.append(("trainer", "load_best_model_at_end"))
+    if trainer.get("lr_scheduler_type") in {"reduce_lr_on_plateau", "greedy"}:
+        needs.append(("trainer", "lr_scheduler_type"))
+    if trainer.get("save_strategy") == "best":
+        needs.append(("trainer", "save_strategy"))
+    if config.early_stopping is not None:
+        needs.append(("early_stopping",))
+    if not _has_eval(config):
+        if trainer.get("eval_strategy", "no") != "no":
+            needs.insert(0, ("trainer", "eval_strategy"))
+        hint = "add data.eval, or data.eval_fraction: 0.05"
+        for keys in needs:
+            yield loaded.problem("needs evaluation data, and there is none", *keys, hint=hint)
+    elif _eval_strategy(config) == "no":
+        for keys in needs:
+            yield loaded.problem(
+                "needs evaluations, but trainer.eval_strategy is no", *keys, hint="set trainer.eval_strategy: steps or epoch"
+            )
+
+
+@_check(
+    "data.eval",
+    "data.eval_fraction",
+    "trainer.eval_strategy",
+    "trainer.save_strategy",
+    "trainer.load_best_model_at_end",
+    "trainer.save_steps",
+    "trainer.eval_steps",
+    "trainer.logging_steps",
+)
+def best_model_is_saved(loaded: LoadedConfig) -> Iterator[Problem]:
+    """The best model can be loaded at the end only if it was saved when it was evaluated."""
+    trainer = loaded.config.trainer
+    evaluates, saves = _eval_strategy(loaded.config), str(trainer.get("save_strategy", "steps"))
+    if trainer.get("load_best_model_at_end") is not True or "no" in {evaluates} or saves == "best":
+        return
+    keys = ("trainer", "load_best_model_at_end")
+    if evaluates != saves:
+        text = f"evaluates by {evaluates} but saves by {saves}, so the best model may not be saved"
+        yield loaded.problem(text, *keys, hint=f"set trainer.save_strategy: {evaluates}, or best")
+    elif evaluates == "steps":
+        every, save = trainer.get("eval_steps") or trainer.get("logging_steps", 10), trainer.get("save_steps", 500)
+        if not _is_multiple(save, every):
+            text = f"saves every {save:g} steps, which is no multiple of the {every:g} between evaluations"
+            yield loaded.problem(text, *keys, hint=f"set trainer.save_steps: {every:g}, or save_strategy: best")
+
+
+def _is_multiple(many: float, one: float) -> bool:
+    if (many < 1) != (one < 1):
+        return False  # a share of all steps beside a count: nobody knows yet
+    return round(many * 1_000_000) % max(1, round(one * 1_000_000)) == 0
+
+
+@_check("trainer.logging_steps", "trainer.save_steps", "trainer.eval_steps")
+def steps_are_whole(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Below 1 they are a share of all steps; above, a count."""
+    for name in ("logging_steps", "save_steps", "eval_steps"):
+        value = loaded.config.trainer.get(name)
+        if isinstance(value, float) and value > 1 and not value.is_integer():
+            yield loaded.problem(
+                f"must be a whole number above 1, or a share of all steps below it, got {value:g}", "trainer", name
+            )
+
+
+@_check("trainer.dataloader_num_workers", "trainer.dataloader_prefetch_factor", "trainer.dataloader_persistent_workers")
+def workers(loaded: LoadedConfig) -> Iterator[Problem]:
+    """What configures workers needs some."""
+    trainer = loaded.config.trainer
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if trainer.get(name) and not trainer.get("dataloader_num_workers"):
+            yield loaded.problem(
+                "needs data loader workers", "trainer", name, hint="set trainer.dataloader_num_workers: 1 or more"
+            )
+
+
+# --- the run folder -----------------------------------------------------------------------------------------------------------
+
+
+@_check("output_dir")
+def output_dir(loaded: LoadedConfig) -> Iterator[Problem]:
+    """The run folder, or the nearest parent that exists, must be a folder."""
+    path = loaded.config.output_dir.expanduser()
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if place.exists() or place.is_symlink():
+            kind = "a file" if place.is_file() else "not a folder"
+            yield loaded.problem(f"{place} is {kind}", "output_dir", hint="name a folder that exists or can be made")
+            return
+
+
+def _similar(path: Path) -> str | None:
+    """The nearest name in the nearest folder that exists."""
+    missing = path
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    if not missing.parent.is_dir():
+        return None
+    close = nearest(missing.name, [item.name for item in missing.parent.iterdir()])
+    if close:
+        return close
+    return None if missing == path else f"there is no folder {missing}"

@@ -1,0 +1,151 @@
+"""A loaded config back to YAML: resolved, without secrets, and such that loading it repeats the run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from longline import __version__
+from longline.config.document import IMPLICIT_RESOLVERS, Keys, dotted
+from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
+    from longline.config.loader import LoadedConfig
+
+_LOCAL = re.compile(r"^(?:data\.(?:train|eval)\.\d+\.path|model\.path|model\.tokenizer\.(?:path|chat_template))$")
+_FILE_ENDING = re.compile(
+    r"\.(?:jsonl|json|csv|tsv|parquet|arrow|feather|txt|text|md|gz|bz2|xz|zst|zip|gguf|jinja2?|ya?ml)$"
+)  # no hub id ends with these
+_ALWAYS_LOCAL = frozenset({"data.cache_dir", "output_dir"})
+_OLDER = yaml.SafeDumper.yaml_implicit_resolvers
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what our own loader, or another one of YAML 1.1, would read as something else; writes no anchors."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and type
+        first: [*_OLDER.get(first, []), *IMPLICIT_RESOLVERS.get(first, [])] for first in {*_OLDER, *IMPLICIT_RESOLVERS}
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | None = None) -> str:
+    """The config as YAML: overrides applied, defaults written out, local paths absolute, no secrets.
+
+    A secret whose value was one `${NAME}` is written as `${NAME}`, so that the file repeats the run; any other is written as
+    `**********`, which `load_config` refuses. `plugin_options` are the validated options by plugin name; a plugin that is not
+    among them keeps its options as they were given.
+    """
+    data = resolved(loaded, plugin_options)
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=128)
+    return f"# Resolved by longline {__version__}. `longline train` with this file repeats the run.\n{text}"
+
+
+def resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | None = None) -> dict[str, Any]:
+    """What `dump_resolved` writes, as plain dicts, lists and scalars; `$` is escaped where it would be read as a reference."""
+    plugin_options = plugin_options or {}
+    data = _section(loaded.config)
+    data["plugins"] = {entry.name: _options(entry.options, plugin_options.get(entry.name)) for entry in loaded.config.plugins}
+    for entry in loaded.config.plugins:
+        if entry.on_error != "continue":
+            data["plugins"][entry.name]["on_error"] = entry.on_error
+    if not data["plugins"]:
+        del data["plugins"]
+    known = frozenset(plugin_options)
+    cleaned = _Cleaner(loaded, Secrets.collect(loaded.config, plugin_options), known).clean(data, ())
+    return dict(cleaned)
+
+
+def _section(section: BaseModel) -> dict[str, Any]:
+    """The fields of a section that say something: empty ones are left out where empty is the default."""
+    data: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        dumped = section.model_dump(mode="json", include={name})[name]
+        if hasattr(type(value), "model_fields"):
+            dumped = _section(value)
+        elif isinstance(value, list) and value and hasattr(type(value[0]), "model_fields"):
+            dumped = [_section(item) for item in value]
+        empty_by_default = info.default in (None, [], {}) or hasattr(type(info.default), "model_fields")
+        if dumped in (None, [], {}) and empty_by_default and not (dumped == {} and info.default is None):
+            continue
+        data[name] = dumped
+    return {**data, **(section.model_extra or {})}
+
+
+def _options(given: Mapping[str, Any], options: BaseModel | None) -> dict[str, Any]:
+    return dict(given) if options is None else options.model_dump(mode="json", by_alias=True)
+
+
+class _Cleaner:
+    """Takes secrets out, makes local paths absolute, escapes what would be read as a reference."""
+
+    def __init__(self, loaded: LoadedConfig, secrets: Secrets, known: frozenset[str]) -> None:
+        self.loaded = loaded
+        self.secrets = secrets
+        self.known = known
+
+    def clean(self, value: Any, keys: Keys) -> Any:
+        if isinstance(value, dict):
+            return {name: self.clean(item, (*keys, name)) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.clean(item, (*keys, index)) for index, item in enumerate(value)]
+        return self._text(value, keys) if isinstance(value, str) else value
+
+    def _text(self, text: str, keys: Keys) -> str:
+        path = dotted(keys)
+        if self._holds_secret(text, keys):
+            reference = self.loaded.env_refs.get(path)
+            if reference:
+                return f"${{{reference}}}"
+            template = self._harmless_template(keys)
+            return template or (mask_userinfo(self.secrets.mask(text)) if "://" in text else MASK)
+        if path in _ALWAYS_LOCAL or (_LOCAL.match(path) and _names_a_file(text)):
+            text = str(Path(text).expanduser().absolute())
+        return _escape(text)
+
+    def _holds_secret(self, text: str, keys: Keys) -> bool:
+        if keys[0] == "plugins" and keys[1] not in self.known and dotted(keys) in self.loaded.env_refs:
+            return True  # nobody said what is secret among these options
+        raw = keys[0] in {"plugins", "trainer"}
+        named = raw and any(isinstance(key, str) and looks_secret(key) for key in keys[2 if keys[0] == "plugins" else 1 :])
+        return bool(text) and (named or MASK in text or self.secrets.mask(text) != text)
+
+    def _harmless_template(self, keys: Keys) -> str | None:
+        """The text as written, when masking finds nothing in it beyond references: `https://${USER}:${KEY}@host/rows.jsonl`."""
+        node = self.loaded.root.find(keys)
+        template = node.template if node else None
+        if template is None or looks_secret(str(keys[-1])):
+            return None
+        rest = re.sub(r"\$\{[^}]*\}(?::\$\{[^}]*\})?@", "", template)
+        return template if mask_userinfo(rest) == rest and self.secrets.mask(rest) == rest else None
+
+
+def _escape(text: str) -> str:
+    return text.replace("${", "$${")
+
+
+def _names_a_file(text: str) -> bool:
+    return "{%" not in text and "{{" not in text and looks_local(text)
+
+
+def looks_local(text: str) -> bool:
+    """Whether a path names something on this machine rather than a url or a hub id (`name` or `owner/name`)."""
+    if "://" in text:
+        return False
+    path = Path(text).expanduser()
+    return (
+        text.startswith((".", "/", "~"))
+        or any(mark in text for mark in "*?[")
+        or bool(_FILE_ENDING.search(text))
+        or path.exists()
+    )

@@ -1,0 +1,121 @@
+"""The JSON schema (draft 2020-12) of a config file, for editors: our sections, the libraries' fields, plugins' options.
+
+It describes what may be written, so the short forms of `data.train` and `plugins` are in it, and `${NAME}` wherever a number or
+a word is expected.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from longline.config import fields
+from longline.config.sections import Config, PluginEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pydantic import BaseModel
+
+    from longline.config.fields import LibraryField
+
+_REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "description": "A value from the environment."}
+_REF = {"$ref": "#/$defs/Reference"}
+
+
+def build_schema(option_models: Mapping[str, type[BaseModel]], method: str = "sft") -> dict[str, Any]:
+    """The schema of a config whose plugins may be any of `option_models` (plugin name to its options model)."""
+    schema = Config.model_json_schema()
+    definitions = schema["$defs"]
+    del definitions["PluginEntry"]
+    properties = schema["properties"]
+    for name in ("train", "eval"):
+        _sources(definitions["DataSection"]["properties"][name])
+    described = properties["trainer"].get("description", "")
+    trainer = _library(fields.trainer_fields(method), fields.REFUSED_TRAINER_FIELDS)
+    properties["trainer"] = _nullable({**trainer, "description": described})
+    adapter = definitions["AdapterSection"]
+    extra = _library(fields.adapter_fields(), fields.REFUSED_ADAPTER_FIELDS)["properties"]
+    adapter["properties"] = {**extra, **adapter["properties"]}
+    adapter["additionalProperties"] = False
+    quantization = definitions["ModelSection"]["properties"]["quantization"]
+    quantization["anyOf"] = [_library(fields.quantization_fields(), ()), {"type": "null"}]
+    properties["plugins"] = {"description": properties["plugins"]["description"], **_plugins(option_models, definitions)}
+    allowed: dict[str, Any] = _with_references(schema)
+    allowed["$defs"]["Reference"] = _REFERENCE
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **allowed, "title": "Longline config"}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A section whose lines are all commented out reads as null, and is taken for empty."""
+    outer: dict[str, Any] = {key: schema.pop(key) for key in ("description", "default") if key in schema}
+    return {"anyOf": [schema, {"type": "null"}], **outer}
+
+
+def _sources(schema: dict[str, Any]) -> None:
+    """One path, one source, or a list of both."""
+    items = [{"type": "string"}, schema.pop("items")]
+    array = {"type": "array", "items": {"anyOf": items}}
+    if "minItems" in schema:
+        array["minItems"] = schema.pop("minItems")
+    schema.pop("type")
+    schema["anyOf"] = [*items, array]
+
+
+def _library(known: Mapping[str, LibraryField], refused: Iterable[str]) -> dict[str, Any]:
+    """The fields of a library's class as an object."""
+    properties = {}
+    for name, field in known.items():
+        if name in refused:
+            continue
+        schema = field.annotation.schema()
+        if not isinstance(field.default, fields.Unknown):
+            schema["default"] = field.default
+        if field.help:
+            schema["description"] = " ".join(field.help.replace("%%", "%").split())
+        properties[name] = schema
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _plugins(option_models: Mapping[str, type[BaseModel]], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A list of names and of `name: options`, or a mapping of names to options."""
+    options = {}
+    for name, model in option_models.items():
+        definitions[f"plugin.{name}"] = _options(name, model, definitions)
+        options[name] = {"anyOf": [{"$ref": f"#/$defs/plugin.{name}"}, {"type": "null"}]}
+    mapping = {"type": "object", "properties": options, "additionalProperties": False}
+    names: list[Any] = [{"enum": list(option_models)}] if option_models else []
+    return {"anyOf": [{"type": "array", "items": {"anyOf": [*names, mapping]}}, mapping, *names, {"type": "null"}]}
+
+
+def _options(name: str, model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A plugin's options, with `on_error`, which every plugin has; its own definitions move under its name."""
+    try:
+        schema = model.model_json_schema(ref_template=f"#/$defs/plugin.{name}.{{model}}")
+    except PydanticInvalidForJsonSchema:
+        return {"type": "object", "description": "This plugin's options have no JSON schema."}
+    for key, definition in schema.pop("$defs", {}).items():
+        definitions[f"plugin.{name}.{key}"] = definition
+    on_error = PluginEntry.model_json_schema()["properties"]["on_error"]
+    schema["properties"] = {**schema.get("properties", {}), "on_error": {**on_error, "description": "Go on, or stop the run."}}
+    if model.model_config.get("extra") != "allow":
+        schema["additionalProperties"] = False
+    return schema
+
+
+def _with_references(schema: Any) -> Any:
+    """The same schema, in which a number, a boolean or a word may also be given as `${NAME}`."""
+    if isinstance(schema, list):
+        return [_with_references(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: value if key in {"default", "enum", "required"} else _with_references(value) for key, value in schema.items()}
+    if isinstance(schema.get("type"), str) and schema["type"] in {"integer", "number", "boolean"}:
+        return _or_reference(found)
+    return _or_reference(found) if isinstance(schema.get("enum"), list) else found
+
+
+def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:
+    outer: dict[str, Any] = {key: schema.pop(key) for key in ("title", "description", "default") if key in schema}
+    return {"anyOf": [schema, _REF], **outer}

@@ -1,0 +1,129 @@
+"""What must never be shown: the secrets of a config, and how text is rid of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from pydantic import BaseModel, SecretStr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MASK = "**********"
+"""What stands where a secret was; a config that holds it is refused, because it cannot repeat a run."""
+
+SHORTEST = 4
+"""Shorter secrets are not searched for in free text: they would turn up inside ordinary words."""
+
+_NAME = re.compile(
+    r"(?:^|_)(?:token|secret|password|passwd|passphrase|api_?key|access_?key|private_?key|webhook|credentials?)(?:$|_)"
+)
+_NOT = re.compile(r"(?:pad|eos|bos|unk|add|max|min|num|new|special|stop)_tokens?|tokens?_(?:per|id|ids|count|type)|tokens$")
+_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^/\s@:?#]*)(?P<password>:[^/\s@?#]*)?@")
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a key is named like a secret: token, api_key, password, webhook; not pad_token or max_tokens."""
+    lower = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
+    return bool(_NAME.search(lower)) and not _NOT.search(lower)
+
+
+def mask_userinfo(text: str) -> str:
+    """The text with `user:password@` or `token@` of every url in it masked."""
+    return _USERINFO.sub(lambda match: f"{match['scheme']}{MASK}@", text)
+
+
+def userinfo(text: str) -> Iterator[str]:
+    """The secret parts of urls in a text: the password, or the user where it stands alone as a token does."""
+    for match in _USERINFO.finditer(text):
+        password = (match["password"] or "").removeprefix(":")
+        yield password or match["user"]
+
+
+class Secrets:
+    """The secret values of a config and of its plugins' options, to be kept out of everything that is written or sent.
+
+    A value is secret when its field is a `SecretStr`, when it stands as user or password in a url, or when a raw mapping
+    (plugin options, `trainer`) has it under a name such as `token` or `api_key`.
+    """
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+
+    @classmethod
+    def collect(cls, *sources: Any) -> Secrets:
+        """The secrets of these sources: a Config, a plugin's options model, mappings or lists of them."""
+        secrets = cls()
+        for source in sources:
+            secrets.add(source)
+        return secrets
+
+    def add(self, source: Any) -> None:
+        """Collect from a model, a mapping, a list or a single value; nested to any depth."""
+        self._values.update(value for value in _collect(source, secret=False) if value)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._values)} values)"
+
+    def mask(self, text: str) -> str:
+        """The text with every known secret masked, also where it is url- or JSON-escaped; urls lose their userinfo."""
+        for value in sorted(self._forms(), key=len, reverse=True):
+            text = text.replace(value, MASK)
+        return mask_userinfo(text)
+
+    def mask_data(self, data: Any) -> Any:
+        """A copy of nested dicts and lists in which every text is masked and what stands under a secret's name is too."""
+        return _mask_data(data, self)
+
+    def _forms(self) -> Iterable[str]:
+        for value in self._values:
+            if len(value) >= SHORTEST:
+                yield from {
+                    value,
+                    quote(value, safe=""),
+                    quote(value),
+                    unquote(value),
+                    json.dumps(value)[1:-1],
+                    repr(value)[1:-1],
+                }
+
+
+def _collect(source: Any, *, secret: bool) -> Iterator[str]:
+    if isinstance(source, SecretStr):
+        yield source.get_secret_value()
+    elif isinstance(source, BaseModel):
+        for name in type(source).model_fields:
+            # A declared plain field is what its author says it is; only names inside raw mappings are judged.
+            yield from _collect(getattr(source, name), secret=False)
+        yield from _collect(source.model_extra or {}, secret=False)
+    elif isinstance(source, Mapping):
+        for name, value in source.items():
+            yield from _collect(value, secret=secret or looks_secret(str(name)))
+    elif isinstance(source, (list, tuple, set, frozenset)):
+        for value in source:
+            yield from _collect(value, secret=secret)
+    elif isinstance(source, str):
+        yield from [source] if secret else userinfo(source)
+
+
+def _mask_data(data: Any, secrets: Secrets) -> Any:
+    if isinstance(data, SecretStr):
+        return MASK
+    if isinstance(data, dict):
+        return {
+            key: MASK if isinstance(value, str) and value and looks_secret(str(key)) else _mask_data(value, secrets)
+            for key, value in data.items()
+        }
+    if isinstance(data, (list, tuple)):
+        return [_mask_data(value, secrets) for value in data]
+    return secrets.mask(data) if isinstance(data, str) else data

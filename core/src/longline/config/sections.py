@@ -1,0 +1,247 @@
+"""The sections of a config file: what may be written, with types, defaults and meaning.
+
+These models say what a value must look like; where it came from (file, line, override) is `loader`'s business, and whether
+`trainer:` and `adapter:` name real fields of transformers and peft is checked in `fields`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+Method = Literal["sft"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
+Format = Literal["auto", "chat", "alpaca", "prompt_completion", "completion", "segments", "tokenized"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are fixed once read, descriptions come from docstrings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class TokenizerSection(Section):
+    """What differs from the tokenizer that comes with the model."""
+
+    path: str | None = None
+    """Folder or hub id of another tokenizer."""
+    chat_template: str | None = None
+    """A Jinja chat template, or the path of a file that holds one; replaces the model's own."""
+    pad_token: str | None = None
+    """The token used for padding; it must exist in the vocabulary."""
+    eos_token: str | None = None
+    """The token that ends a turn or text; it must exist in the vocabulary."""
+    add_tokens: list[str] = []
+    """New tokens; the embedding grows by as many rows."""
+
+
+class ModelSection(Section):
+    """The model that is tuned."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A local folder, a `.gguf` file, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    gguf_file: str | None = None
+    """Which GGUF file to take when `path` is a folder or hub id that holds some."""
+    dtype: Dtype = "auto"
+    """The type of the weights. `auto`: bfloat16 for a frozen base under an adapter where the device computes in it,
+    float32 otherwise (full fine-tuning in pure bfloat16 loses small updates; use `trainer.bf16` for mixed precision)."""
+    attn_implementation: str = "sdpa"
+    """sdpa, eager, flex_attention, flash_attention_2/3/4, or the hub id of a kernel."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for sources you trust."""
+    token: SecretStr | None = None
+    """Hub access token for gated models; `${HF_TOKEN}` reads it from the environment."""
+    overrides: dict[str, Any] = {}
+    """Values that replace fields of the model's own config, such as `rope_parameters` or `attention_dropout`."""
+    quantization: dict[str, Any] | None = None
+    """Fields of transformers.BitsAndBytesConfig, such as `load_in_4bit: true`; makes LoRA a QLoRA."""
+    tokenizer: TokenizerSection = TokenizerSection()
+    """What differs from the model's own tokenizer."""
+
+
+class AdapterSection(BaseModel):
+    """A peft adapter. Every field of peft.LoraConfig is accepted beside `type`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    type: Literal["lora", "dora", "rslora"] = "lora"
+    """lora, dora (weight-decomposed) or rslora (rank-stabilised scaling)."""
+    r: Annotated[int, Field(gt=0)] = 16
+    """The rank of the update."""
+    target_modules: str | list[str] | None = "all-linear"
+    """Names of the modules that get an adapter, a regular expression, or `all-linear`."""
+
+
+class ColumnsSection(Section):
+    """The names that a data set uses for what Longline calls otherwise. Left out: the format's usual names."""
+
+    messages: str | None = None
+    """The column that holds the list of messages (usual: messages, conversations, conversation)."""
+    role: str | None = None
+    """The key of a message's role (usual: role, from)."""
+    content: str | None = None
+    """The key of a message's text (usual: content, value)."""
+    system: str | None = None
+    """A column that holds a system prompt."""
+    tools: str | None = None
+    """A column that holds tool definitions, as a list or as JSON text."""
+    train: str | None = None
+    """The key of a message's or segment's own trained-or-masked flag (usual: train)."""
+    instruction: str | None = None
+    """alpaca: what is asked."""
+    input: str | None = None
+    """alpaca: further input."""
+    output: str | None = None
+    """alpaca: the answer."""
+    prompt: str | None = None
+    """prompt_completion: the text that is given."""
+    completion: str | None = None
+    """prompt_completion: the text that is learnt."""
+    text: str | None = None
+    """completion: the raw text; segments: the key of a piece's text."""
+    segments: str | None = None
+    """segments: the column that holds the list of pieces."""
+    input_ids: str | None = None
+    """tokenized: token ids."""
+    labels: str | None = None
+    """tokenized: labels, -100 where masked."""
+
+
+class SourceSection(Section):
+    """One data set of a mix."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A file, a folder, a glob, an fsspec url, or a hub id. JSONL, JSON, CSV, Parquet, Arrow, text; also compressed."""
+    format: Format = "auto"
+    """How a row is to be read; `auto` guesses from the columns and says what it guessed."""
+    name: str | None = None
+    """The configuration of a hub data set that has several."""
+    split: str = "train"
+    """The split of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    columns: ColumnsSection = ColumnsSection()
+    """Names that differ from the format's usual ones."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}
+    """Role names of the data set beyond the known ones (human, gpt, bot, model ...), to ours."""
+    train_on: TrainOn | None = None
+    """Overrides `data.train_on` for this source."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """Take only the first `limit` rows."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """How often each row is seen in one epoch: 2 twice, 0.5 a fixed random half."""
+
+
+def _one_or_more(value: Any) -> Any:
+    """Accepts `train: rows.jsonl` and `train: {path: ...}` for a list of one."""
+    if isinstance(value, (str, dict)):
+        value = [value]
+    if isinstance(value, list):
+        value = [{"path": item} if isinstance(item, str) else item for item in value]
+    return value
+
+
+Sources = Annotated[list[SourceSection], BeforeValidator(_one_or_more)]
+
+
+class DataSection(Section):
+    """The rows, and how they become tokens."""
+
+    train: Annotated[Sources, Field(min_length=1)]
+    """What is trained on; one source or a list that is mixed."""
+    eval: Sources = []
+    """What is evaluated on."""
+    eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Without `eval`: the share of the training rows that is set aside for evaluation."""
+    train_on: TrainOn | None = None
+    """Which tokens are learnt: assistant turns (default for chat), the last one, the completion, or all."""
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    """The longest sample, in tokens; with packing, the length of a pack."""
+    too_long: Literal["truncate", "drop", "error"] = "truncate"
+    """What to do with a row of more than `max_length` tokens: cut its end off, leave it out, or stop."""
+    packing: bool = False
+    """Put several samples into one row of `max_length`, isolated from each other."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A row that cannot be read: stop with its file and line, or leave it out, counted and listed."""
+    shuffle: bool = True
+    """Mix the rows of all sources in an order fixed by `trainer.seed`, before packing."""
+    add_eos: bool = True
+    """End `prompt_completion` and `completion` texts with the end-of-sequence token."""
+    cache_dir: Path | None = None
+    """Where prepared data is kept. Default: the user's cache folder, or LONGLINE_CACHE."""
+    cache: bool = True
+    """Reuse prepared data when content, options and tokenizer are the same."""
+
+
+class EarlyStoppingSection(Section):
+    """Stop when the best metric (`trainer.metric_for_best_model`, by default loss) no longer improves."""
+
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Evaluations without improvement before training stops."""
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    """How much counts as an improvement."""
+
+
+class PluginEntry(BaseModel):
+    """One item of `plugins:`: a name, its raw options, and how strict it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    options: Annotated[dict[str, Any], Field(repr=False)] = {}  # may hold what the plugin will call a secret
+    on_error: Literal["continue", "raise"] = "continue"
+
+
+def _plugin_entry(name: Any, options: Any) -> dict[str, Any]:
+    """One entry; `on_error` belongs to Longline, every other option to the plugin."""
+    options = {} if options is None else options
+    if not isinstance(name, str) or not isinstance(options, dict):
+        # pydantic turns a ValueError into an error with a place, a TypeError it lets through
+        raise ValueError("a plugin is a name, or a name with a mapping of its options: `swanlab: {project: demo}`")  # noqa: TRY004
+    own = {key: value for key, value in options.items() if key == "on_error"}
+    return {"name": name, "options": {key: value for key, value in options.items() if key not in own}, **own}
+
+
+def _plugin_entries(value: Any) -> Any:
+    """Reads a list of names, a list of `name: options`, or one mapping of names to options."""
+    if isinstance(value, dict):
+        return [_plugin_entry(name, options) for name, options in value.items()]
+    if not isinstance(value, list):
+        return value
+    entries: list[PluginEntry | dict[str, Any]] = []
+    for item in value:
+        if isinstance(item, PluginEntry):
+            entries.append(item)
+        elif isinstance(item, dict):
+            entries.extend(_plugin_entry(name, options) for name, options in item.items())
+        else:
+            entries.append(_plugin_entry(item, None))
+    return entries
+
+
+class Config(Section):
+    """One run, from data to a tuned model."""
+
+    method: Method = "sft"
+    """How the model is trained."""
+    model: ModelSection
+    """The model that is tuned."""
+    adapter: AdapterSection | None = None
+    """A peft adapter; left out: all weights are trained."""
+    data: DataSection
+    """The rows, and how they become tokens."""
+    trainer: dict[str, Any] = {}
+    """Fields of the method's own arguments class: transformers.TrainingArguments for sft."""
+    plugins: Annotated[list[PluginEntry], BeforeValidator(_plugin_entries)] = []
+    """A list of names, or a mapping of names to options; the order is the order of calls."""
+    early_stopping: EarlyStoppingSection | None = None
+    """Stop when evaluation no longer improves; left out: train to the end."""
+    nonfinite_loss: Literal["stop", "continue"] = "stop"
+    """A loss that is NaN or infinite: stop with the step and its rows, or go on."""
+    output_dir: Path
+    """The run folder."""

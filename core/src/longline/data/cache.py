@@ -1,0 +1,163 @@
+"""Prepared data on disk, under a key of everything that decides it. An entry is complete and intact, or it is made again.
+
+A run that is resumed on another day must see the same tokens, so the date that some chat templates print is no part of the key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from longline.data.prepared import Origins, Table
+from longline.data.report import DataReport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from transformers import PreTrainedTokenizerBase
+
+    from longline.config.sections import DataSection
+    from longline.data.sources import Source
+
+BLOCK = 1 << 20
+MANIFEST = "manifest.json"
+_LIBRARIES = ("transformers", "tokenizers", "jinja2")
+_NOT_IN_KEY = {"cache", "cache_dir"}
+
+
+class CacheBroken(Exception):  # noqa: N818 - it is no error for anyone but the cache
+    """An entry is not what its manifest says."""
+
+
+def cache_root(section: DataSection) -> Path:
+    """`data.cache_dir`, else LONGLINE_CACHE, else the user's cache folder; with `prepared` below the last two."""
+    if section.cache_dir is not None:
+        return section.cache_dir.expanduser()
+    own = os.environ.get("LONGLINE_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longline"
+    return base / "prepared"
+
+
+def fingerprint(
+    section: DataSection, tokenizer: PreTrainedTokenizerBase, opened: Mapping[str, list[Source]], *, layout: str, seed: int
+) -> str:
+    """A hash of content, options, tokenizer, and of the code that prepares: 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    options = section.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    sources = {split: [[source.fingerprint, source.files] for source in several] for split, several in opened.items()}
+    libraries = {name: version(name) for name in _LIBRARIES}
+    facts = {"options": options, "sources": sources, "layout": layout, "seed": seed, "libraries": libraries}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    for part in (_tokenizer_state(tokenizer), _code()):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """All of a tokenizer that changes what it makes of a text."""
+    backend: str = tokenizer.backend_tokenizer.to_str()
+    facts = {"special": tokenizer.special_tokens_map, "template": tokenizer.chat_template, "class": type(tokenizer).__name__}
+    return (json.dumps(facts, sort_keys=True, default=str) + backend).encode()
+
+
+def _code() -> bytes:
+    """The source of this package: a changed line may change what is prepared."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+class Entry:
+    """One place in the cache. All methods are called under `locked`."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.root, self.key, self.path = root, key, root / key
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time; others wait and then find the entry. Raises OSError where nothing can be written."""
+        from filelock import FileLock
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(self.root / f"{self.key}.lock")):
+            yield
+
+    def read(self) -> tuple[dict[str, pa.Table], dict[str, Origins], DataReport] | None:
+        """The entry with its tables mapped from disk, or None when there is none. Raises CacheBroken when it is damaged."""
+        if not (self.path / MANIFEST).is_file():
+            return None
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_bytes())
+            for name, expected in manifest["files"].items():
+                if _hash(self.path / name) != expected:
+                    raise CacheBroken(f"{name} has changed")
+            names = manifest["names"]
+            tables = {split: _mapped(self.path / f"{split}.arrow") for split in names}
+            origins = {split: _read_origins(self.path / f"{split}-origins.arrow", names[split]) for split in names}
+            return tables, origins, DataReport.from_dict(manifest["report"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise CacheBroken(f"{type(error).__name__}: {error}") from error
+
+    def write(self, tables: Mapping[str, Table], report: DataReport) -> None:
+        """Write an entry beside its place, then move it there. Raises OSError when it can't be; leaves nothing behind."""
+        self.remove()
+        partial = self.root / f".partial-{self.key}-{os.getpid()}"
+        try:
+            partial.mkdir()
+            names = {}
+            for split, table in tables.items():
+                _write_stream(partial / f"{split}.arrow", table.schema, table.batches)
+                origins = pa.RecordBatch.from_pydict({"files": table.origins.files, "lines": table.origins.lines})
+                _write_stream(partial / f"{split}-origins.arrow", origins.schema, [origins])
+                names[split] = table.origins.names
+            files = {path.name: _hash(path) for path in sorted(partial.iterdir())}
+            manifest = {"files": files, "names": names, "report": report.to_dict()}
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            partial.rename(self.path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Drop the entry and what a killed process left of one."""
+        for path in (self.path, *self.root.glob(f".partial-{self.key}-*")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_stream(path: Path, schema: pa.Schema, batches: list[pa.RecordBatch]) -> None:
+    """Arrow's stream format, which `datasets` maps into memory."""
+    with path.open("wb") as file:
+        with pa.ipc.new_stream(file, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _mapped(path: Path) -> Any:
+    from datasets.table import MemoryMappedTable
+
+    return MemoryMappedTable.from_file(str(path))
+
+
+def _read_origins(path: Path, names: list[str]) -> Origins:
+    with path.open("rb") as file:
+        table = pa.ipc.open_stream(file).read_all()
+    return Origins(names, np.asarray(table["files"], dtype=np.int32), np.asarray(table["lines"], dtype=np.int64))
+
+
+def _hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

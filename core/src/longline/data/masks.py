@@ -1,0 +1,311 @@
+"""Which characters of a rendered conversation are learnt: what the model itself has to write, and the token that ends its turn.
+
+A span starts where generation would: after the generation prompt that the template writes in front of that very answer. It
+ends with the end-of-turn token; whitespace behind that is not learnt. A token belongs to the side on which it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from longline.data.template import ChatTemplate, Message, Rendering, Span, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from longline.config.sections import TrainOn
+
+_PROBE = "longline probe"
+_THINK = "</think>"
+_NO_THOUGHT = re.compile(r"\s*(<think>)?\s*(</think>)?\s*")
+
+
+@dataclass(slots=True)
+class Piece:
+    """Text with its learnt spans (of characters, sorted, apart) and where end-of-turn tokens start.
+
+    `chat`: a chat template wrote it, special tokens and all.
+    """
+
+    text: str
+    spans: list[Span]
+    terminators: list[int] = field(default_factory=list)
+    chat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages as the template gets them, with one trained-or-masked override for each (None: as `train_on` says)."""
+
+    messages: list[Message]
+    overrides: list[bool | None]
+    tools: list[Any] | None = None
+
+
+def learnt_messages(conversation: Conversation, train_on: TrainOn) -> list[bool]:
+    """Whether each message is learnt."""
+    roles = [message["role"] for message in conversation.messages]
+    answers = [number for number, role in enumerate(roles) if role == "assistant"]
+    if train_on == "last_assistant":
+        answers = answers[-1:]
+    elif train_on == "completion":
+        asked = max((number for number, role in enumerate(roles) if role == "user"), default=-1)
+        answers = [number for number in answers if number > asked]
+    chosen = set(range(len(roles)) if train_on == "all" else answers)
+    return [number in chosen if own is None else own for number, own in enumerate(conversation.overrides)]
+
+
+class ChatMasker:
+    """Finds the learnt spans of conversations for one tokenizer; remembers the headers that it worked out."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.template = ChatTemplate(tokenizer)
+        template = self.template.source()
+        added = {str(token.content): token.special for token in tokenizer.added_tokens_decoder.values()}
+        tokens = {token for token, special in added.items() if special or token in template} | set(tokenizer.all_special_tokens)
+        names = sorted((re.escape(token) for token in tokens if token.strip()), key=len, reverse=True)
+        self._last_token = re.compile(f"(?:{'|'.join(names)})\\Z") if names else None
+        self._first_token = re.compile(f"(?:{'|'.join(names)})") if names else None
+        self._headers: dict[Any, str] = {}
+
+    def piece(self, conversation: Conversation, train_on: TrainOn) -> Piece:
+        """Render a conversation and find what is learnt. Raises TemplateError when that can't be said for certain."""
+        conversation, rendering = self._render(conversation)
+        learnt = learnt_messages(conversation, train_on)
+        if train_on == "all":
+            return self._all_but(rendering, conversation, learnt)
+        spans: list[Span] = []
+        ends: list[int] = []
+        for number, message in enumerate(conversation.messages):
+            self._refuse_unwritten(rendering, conversation.messages, number)
+            if not learnt[number]:
+                continue
+            found, end = self._message(rendering, conversation, number)
+            if message["role"] == "assistant" and end is not None:
+                ends.append(end)
+            spans.extend(span for span in found if span[0] < span[1])
+        return Piece(rendering.text, spans, ends, chat=True)
+
+    def _render(self, conversation: Conversation) -> tuple[Conversation, Rendering]:
+        """Render; a template that refuses a tool call gets its arguments as JSON text (DeepSeek), or an empty content."""
+        forms = [conversation, *_other_forms(conversation)]
+        refusal = TemplateError("")
+        for form in forms:
+            try:
+                return form, self.template.checked(form.messages, form.tools)
+            except TemplateError as error:
+                refusal = refusal if form is not conversation else error
+        raise refusal
+
+    def _all_but(self, rendering: Rendering, conversation: Conversation, learnt: Sequence[bool]) -> Piece:
+        """The whole text is learnt but for single messages; the terminators are still looked for, to be counted."""
+        spans, ends, start = [], [], 0
+        for number, message in enumerate(conversation.messages):
+            if not learnt[number]:
+                region = self._region(rendering, message, number)
+                spans.append((start, region[0]))
+                start = region[1]
+            elif message["role"] == "assistant" and number in rendering.regions:
+                end = self._end(rendering, rendering.regions[number][-1])[1]
+                ends.extend([] if end is None else [end])
+        spans.append((start, len(rendering.text)))
+        return Piece(rendering.text, [span for span in spans if span[0] < span[1]], ends, chat=True)
+
+    def _message(self, rendering: Rendering, conversation: Conversation, number: int) -> tuple[list[Span], int | None]:
+        """The learnt spans of one message, and where its end-of-turn token starts if it has one."""
+        message = conversation.messages[number]
+        region = self._region(rendering, message, number)
+        stop, terminator = self._end(rendering, region)
+        marked = [span for span in rendering.generated if region[0] <= span[0] and span[1] <= region[1]]
+        if message["role"] != "assistant":
+            start = self._content_start(rendering.text, region, message, number)
+            return [(start, stop)], terminator
+        if not marked:
+            return [(region[0] + len(self._header(rendering, conversation, number, region)), stop)], terminator
+        if rendering.text[marked[-1][1] : stop if terminator is None else terminator].strip():
+            raise TemplateError(f"message {number + 1}: the template's generation block leaves out part of the answer")
+        return [*marked[:-1], (marked[-1][0], max(stop, _stripped_end(rendering.text, marked[-1])))], terminator
+
+    def _region(self, rendering: Rendering, message: Message, number: int) -> Span:
+        """The one stretch of text that a message wrote, which must hold what it says and calls."""
+        regions = [span for span in rendering.regions.get(number, ()) if rendering.text[span[0] : span[1]].strip()]
+        if len(regions) != 1:
+            raise TemplateError(f"message {number + 1} ({message['role']}): the chat template writes it {len(regions)} times")
+        within = rendering.text[regions[0][0] : regions[0][1]]
+        if (said := _said(message)) and said not in within:
+            raise TemplateError(f"message {number + 1} ({message['role']}): the chat template does not write its content")
+        written = self._first_token.sub("", within) if self._first_token else within
+        for call in message.get("tool_calls") or ():
+            name = (call.get("function") or call).get("name")
+            if str(name) not in written:
+                raise TemplateError(f"message {number + 1}: the chat template leaves out its call of {name!r}")
+        return regions[0]
+
+    @staticmethod
+    def _refuse_unwritten(rendering: Rendering, messages: Sequence[Message], number: int) -> None:
+        """A message without a stretch of its own must stand elsewhere, but not in an answer: Gemma 4 puts tool results there.
+
+        A generation block says by itself what is the answer's.
+        """
+        message, said = messages[number], _said(messages[number])
+        if number in rendering.regions or not said:
+            return
+        if said not in rendering.text:
+            raise TemplateError(f"message {number + 1} ({message['role']}): the chat template leaves it out")
+        before = max((other for other in range(number) if messages[other]["role"] == "assistant"), default=None)
+        if rendering.generated or before is None or said in _said(messages[before]):
+            return
+        if any(said in rendering.text[start:end] for start, end in rendering.regions.get(before, ())):
+            raise TemplateError(
+                f"message {number + 1} ({message['role']}): the chat template writes it into the answer before it; "
+                "use a template with {% generation %} marks"
+            )
+
+    def _end(self, rendering: Rendering, region: Span) -> tuple[int, int | None]:
+        """Where the learnt part of a region ends, and where its end-of-turn token starts.
+
+        Some templates end a turn with the first token of the next one, or with a last token behind all messages.
+        """
+        stop = _stripped_end(rendering.text, region)
+        if self._last_token is None or self._first_token is None:
+            return stop, None
+        # `\Z` needs the text to end there; the longest token that matches is found from the left.
+        found = self._last_token.search(rendering.text[max(region[0], stop - 64) : stop])
+        if found:
+            return stop, stop - len(found.group())
+        following = self._first_token.match(rendering.text, region[1])
+        return (following.end(), following.start()) if following else (stop, None)
+
+    @staticmethod
+    def _content_start(text: str, region: Span, message: Message, number: int) -> int:
+        """Where the content of a message that is no answer starts."""
+        said = _said(message)
+        within = text[region[0] : region[1]]
+        if not said or within.count(said) != 1:
+            raise TemplateError(f"message {number + 1} ({message['role']}): its content can't be found in the rendered text")
+        return region[0] + within.index(said)
+
+    # --- the header of an answer ------------------------------------------------------------------
+
+    def _header(self, rendering: Rendering, conversation: Conversation, number: int, region: Span) -> str:
+        """What the template writes in front of an answer before the model's turn begins; often the generation prompt."""
+        within = rendering.text[region[0] : region[1]]
+        messages = conversation.messages
+        near = tuple(
+            (message["role"], bool(message.get("tool_calls"))) for message in messages[max(0, number - 1) : number + 1]
+        )
+        later = any(message["role"] == "user" for message in messages[number + 1 :])
+        thought = _THINK in str(messages[number].get("content")) or bool(messages[number].get("reasoning_content"))
+        situation = (near, number == 0, number + 1 == len(messages), later, thought, bool(conversation.tools))
+        header = self._headers.get(situation)
+        if header is None or not within.startswith(header):
+            header = self._find_header(rendering.text, conversation, number, region)
+            self._headers[situation] = header
+        return header
+
+    def _find_header(self, text: str, conversation: Conversation, number: int, region: Span) -> str:
+        """Compare with the prompt that generation would start from; without one, see what comes before the content."""
+        within = text[region[0] : region[1]]
+        before = conversation.messages[:number]
+        prompt = self._rendered(before, conversation.tools, generating=True)
+        plain = self._rendered(before, conversation.tools, generating=False)
+        asks = prompt is not None and prompt != plain
+        if asks and prompt is not None and text.startswith(prompt) and region[0] <= len(prompt) <= region[1]:
+            return text[region[0] : len(prompt)]
+        generation = prompt[len(plain) :] if asks and prompt and plain is not None and prompt.startswith(plain) else ""
+        if generation and within.startswith(generation):
+            return generation
+        return self._probed_header(within, conversation, number, generation)
+
+    def _probed_header(self, within: str, conversation: Conversation, number: int, generation: str) -> str:
+        """What stands before the content when the content is a known word.
+
+        Whitespace alone is the model's to write (Llama 2, Mistral). A generation prompt may go on behind the header with the
+        start of a thought that the template has left out here (DeepSeek R1), or have closed at once (Nemotron): then the
+        header ends where the two part.
+        """
+        probed = self._before_probe(conversation, number)
+        header = probed or ""
+        if generation:
+            common = self._whole_tokens(_common(generation, header))
+            thought, header = header[len(common) :], common
+            certain = bool(common) and _NO_THOUGHT.fullmatch(thought) is not None
+        else:
+            certain = probed is not None
+        header = header if header.strip() else ""
+        if not certain or not within.startswith(header):
+            raise TemplateError(f"message {number + 1}: can't tell where the answer starts in {within[:60]!r}")
+        return header
+
+    def _before_probe(self, conversation: Conversation, number: int) -> str | None:
+        """The text in front of a known content in place of answer `number`, or else of an answer that ends the conversation."""
+        messages = conversation.messages
+        inside = [*messages[:number], {**messages[number], "content": _PROBE}, *messages[number + 1 :]]
+        at_end = [*messages[:number], {"role": "assistant", "content": _PROBE}]
+        for form in (inside, at_end):
+            try:
+                rendering = self.template.render(form, conversation.tools)
+            except TemplateError:
+                continue
+            regions = [rendering.text[start:end] for start, end in rendering.regions.get(number, ())]
+            if len(regions) == 1 and _PROBE in regions[0]:
+                return regions[0].partition(_PROBE)[0]
+        return None
+
+    def _whole_tokens(self, text: str) -> str:
+        """`text` cut back to where a special token or whitespace ends."""
+        while text and not text[-1].isspace() and not (self._last_token and self._last_token.search(text)):
+            text = text[:-1]
+        return text
+
+    def _rendered(self, messages: Sequence[Message], tools: Any, *, generating: bool) -> str | None:
+        """The text of the first messages, or None when the template refuses them alone."""
+        try:
+            return self.template.render(messages, tools, add_generation_prompt=generating).text
+        except TemplateError:
+            return None
+
+
+def _other_forms(conversation: Conversation) -> Iterator[Conversation]:
+    """The same conversation with its tool calls written otherwise; nothing without tool calls."""
+    if not any(message.get("tool_calls") for message in conversation.messages):
+        return
+    for text, filled in ((True, False), (False, True), (True, True)):
+        messages = []
+        for message in conversation.messages:
+            form = {"content": "", **message} if filled else dict(message)
+            if text and message.get("tool_calls"):
+                form["tool_calls"] = [_text_arguments(call) for call in message["tool_calls"]]
+            messages.append(form)
+        yield Conversation(messages, conversation.overrides, conversation.tools)
+
+
+def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments as JSON text."""
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _text_arguments(call["function"])}
+    arguments = call.get("arguments")
+    return {**call, "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}
+
+
+def _common(first: str, second: str) -> str:
+    """What two texts begin with alike."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    return first[:same]
+
+
+def _said(message: Message) -> str:
+    """The content of a message as a template may be relied on to write it: trimmed, without a thought before it."""
+    return str(message.get("content") or "").rpartition(_THINK)[2].strip()
+
+
+def _stripped_end(text: str, span: Span) -> int:
+    """The end of a span without the whitespace at its end."""
+    return span[0] + len(text[span[0] : span[1]].rstrip())

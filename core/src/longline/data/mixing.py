@@ -1,0 +1,55 @@
+"""Which samples one epoch sees and in what order: the evaluation share, weights, shuffling. All fixed by the seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Longs = NDArray[np.int64]
+_EVAL, _WEIGHT, _ORDER, _PACKS = 1, 2, 3, 4
+
+
+def split_off(sources: NDArray[np.int32], fraction: float, seed: int) -> tuple[Longs, Longs]:
+    """Positions for training and for evaluation, both rising: `fraction` of each source's samples, at least one in all.
+
+    A sample is in one of them only, whatever its weight.
+    """
+    chosen = np.zeros(len(sources), dtype=bool)
+    for source in np.unique(sources):
+        own = np.flatnonzero(sources == source)
+        count = round(fraction * len(own))
+        chosen[np.random.default_rng([seed, _EVAL, int(source)]).permutation(own)[:count]] = True
+    if len(sources) > 1 and not chosen.any():
+        chosen[np.random.default_rng([seed, _EVAL]).integers(len(sources))] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def weighted(positions: Longs, sources: NDArray[np.int32], weights: Sequence[float], seed: int) -> Longs:
+    """`positions` with each sample as often as its source's weight says; a fraction of a weight is a fixed random choice."""
+    parts = []
+    for source, weight in enumerate(weights):
+        own = positions[sources[positions] == source]
+        whole = int(weight)
+        parts.extend([own] * whole)
+        count = round((weight - whole) * len(own))
+        if not whole and len(own):
+            count = max(count, 1)
+        part = np.random.default_rng([seed, _WEIGHT, source]).permutation(own)[:count]
+        parts.append(np.sort(part))
+    return np.concatenate(parts) if parts else positions
+
+
+def shuffled(positions: Longs, seed: int) -> Longs:
+    """A random order."""
+    return np.random.default_rng([seed, _ORDER]).permutation(positions)
+
+
+def shuffled_packs(packs: list[list[int]], seed: int) -> list[list[int]]:
+    """The packs in a random order: best-fit decreasing leaves long samples first."""
+    order = np.random.default_rng([seed, _PACKS]).permutation(len(packs))
+    return [packs[number] for number in order]

@@ -1,0 +1,242 @@
+"""Prepares the data of a run: every source into samples, the samples into one data set for each split."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from longline.data import mixing
+from longline.data.cache import CacheBroken, Entry, cache_root, fingerprint
+from longline.data.packing import efficiency, pack
+from longline.data.pipeline import SourceRun, Tools
+from longline.data.prepared import Layout, Origins, Prepared, Table
+from longline.data.report import LISTED_BAD_ROWS, DataReport, SourceReport, SplitReport
+from longline.data.samples import PACKED_SCHEMA, PADDED_SCHEMA, Builder, Samples, record_batches
+from longline.data.sources import Source, open_source
+from longline.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from longline.config.sections import DataSection, SourceSection
+
+logger = logging.getLogger(__name__)
+Longs = NDArray[np.int64]
+
+
+def prepare(section: DataSection, tokenizer: PreTrainedTokenizerBase, *, layout: Layout, seed: int) -> Prepared:
+    """Read, tokenise, mask, mix and (unless `layout` is padded) pack the data that `section` names, or take it from the cache.
+
+    Raises DataError for anything that is wrong with the data, naming files and lines. Without `section.cache`, or where the
+    cache can't be written, everything stays in memory.
+    """
+    opened = open_sources(section)
+    key = fingerprint(section, tokenizer, opened, layout=layout, seed=seed)
+
+    def work() -> tuple[dict[str, Table], DataReport]:
+        return build(section, tokenizer, opened, layout=layout, seed=seed, key=key)
+
+    if not section.cache:
+        return _in_memory(*work())
+    entry = Entry(cache_root(section), key)
+    made: tuple[dict[str, Table], DataReport] | None = None
+    try:
+        with entry.locked():
+            if found := _cached(entry):
+                return found
+            made = work()
+            entry.write(*made)
+            return _cached(entry, fresh=True) or _in_memory(*made)
+    except OSError as error:
+        tables, report = made or work()
+        report.warnings.append(f"the cache {entry.root} can't be used, the data stays in memory: {error}")
+        return _in_memory(tables, report)
+
+
+def _cached(entry: Entry, *, fresh: bool = False) -> Prepared | None:
+    """The cached data, or None when there is none or it is damaged."""
+    from datasets import Dataset
+
+    started = time.perf_counter()
+    try:
+        found = entry.read()
+    except CacheBroken as error:
+        logger.warning("the cached data in %s is damaged (%s); it is prepared again", entry.path, error)
+        return None
+    if found is None:
+        return None
+    tables, origins, report = found
+    made = {split: Dataset(table, fingerprint=f"{entry.key}-{split}") for split, table in tables.items()}
+    report.cache_path = str(entry.path)
+    if not fresh:
+        report.cache_hit, report.seconds = True, time.perf_counter() - started
+    return Prepared(made["train"], made.get("eval"), report, origins)
+
+
+def _in_memory(tables: dict[str, Table], report: DataReport) -> Prepared:
+    """The data without the cache."""
+    from datasets import Dataset
+
+    made = {
+        split: Dataset(pa.Table.from_batches(table.batches, schema=table.schema), fingerprint=f"{report.fingerprint}-{split}")
+        for split, table in tables.items()
+    }
+    return Prepared(made["train"], made.get("eval"), report, {split: table.origins for split, table in tables.items()})
+
+
+def build(
+    section: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    opened: dict[str, list[Source]],
+    *,
+    layout: Layout,
+    seed: int,
+    key: str = "",
+) -> tuple[dict[str, Table], DataReport]:
+    """Do the work without the cache."""
+    started = time.perf_counter()
+    report = DataReport(max_length=section.max_length, layout=layout, fingerprint=key)
+    tools = Tools.of(section, tokenizer)
+    samples = {
+        split: _collect(tools, sections, opened[split], split, report)
+        for split, sections in (("train", section.train), ("eval", section.eval))
+        if sections
+    }
+    _refuse_bad_rows(section, report)
+    _refuse_untrained(report)
+    tables = _tables(section, samples, opened, report, seed=seed, packed=layout != "padded")
+    report.seconds = time.perf_counter() - started
+    return tables, report
+
+
+def open_sources(section: DataSection) -> dict[str, list[Source]]:
+    """Find the files of every source."""
+    return {
+        "train": [open_source(source) for source in section.train],
+        "eval": [open_source(source) for source in section.eval],
+    }
+
+
+def _collect(
+    tools: Tools, sections: Sequence[SourceSection], opened: Sequence[Source], split: str, report: DataReport
+) -> Samples:
+    """All samples of a split's sources."""
+    builder = Builder()
+    for number, (section, source) in enumerate(zip(sections, opened, strict=True)):
+        account = SourceReport(section.path, split, weight=section.weight, fingerprint=source.fingerprint)
+        report.sources.append(account)
+        SourceRun(tools, section, source, number, builder, account).run()
+    return builder.build()
+
+
+def _refuse_bad_rows(section: DataSection, report: DataReport) -> None:
+    if not report.bad:
+        return
+    rows = [row for source in report.sources for row in source.bad_rows][:LISTED_BAD_ROWS]
+    if section.on_bad_row == "stop":
+        more = f"\n  and {report.bad - len(rows)} more" if report.bad > len(rows) else ""
+        plural = "row" if report.bad == 1 else "rows"
+        raise DataError(
+            f"{report.bad} {plural} can't be used:\n  " + "\n  ".join(map(str, rows)) + more,
+            hint="repair them, or leave them out with data.on_bad_row: skip",
+        )
+    report.warnings.append(f"{report.bad} rows could not be used and were left out")
+
+
+def _refuse_untrained(report: DataReport) -> None:
+    """A set of which nothing is learnt, or in which no answer ever ends, is a mistake."""
+    for split in ("train", "eval"):
+        own = [source for source in report.sources if source.split == split]
+        if own and not sum(source.trained_tokens for source in own):
+            counts = {
+                name: sum(getattr(source, name) for source in own)
+                for name in ("rows", "bad", "dropped", "untrained", "truncated")
+            }
+            what = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+            raise DataError(f"nothing of the {split} data is learnt ({what})", hint="look at data.train_on and data.max_length")
+    for source in report.sources:
+        if source.format == "chat" and source.split == "train" and source.kept and not source.terminators:
+            raise DataError(
+                f"{source.name}: no answer's end-of-turn token is learnt, so the model would never learn to stop "
+                f"({source.truncated} of {source.kept} rows truncated)",
+                hint="raise data.max_length, or look at whether the chat template ends answers with a token of this tokenizer",
+            )
+        if source.untrained:
+            where = ", ".join(source.untrained_rows[:3]) + (" ..." if source.untrained > 3 else "")
+            report.warnings.append(f"{source.name}: {source.untrained} rows have nothing to learn and were left out ({where})")
+
+
+def _tables(
+    section: DataSection,
+    samples: dict[str, Samples],
+    opened: dict[str, list[Source]],
+    report: DataReport,
+    *,
+    seed: int,
+    packed: bool,
+) -> dict[str, Table]:
+    """The data set of each split."""
+    whole = np.arange(len(samples["train"]))
+    kept: dict[str, tuple[str, Longs]] = {"train": ("train", whole)}
+    if "eval" in samples:
+        kept["eval"] = ("eval", np.arange(len(samples["eval"])))
+    elif section.eval_fraction:
+        training, evaluation = mixing.split_off(samples["train"].sources, section.eval_fraction, seed)
+        kept = {"train": ("train", training), "eval": ("train", evaluation)}
+        if not len(training):
+            raise DataError("eval_fraction leaves no row for training")
+    tables = {}
+    for split, (origin, positions) in kept.items():
+        weights = [source.weight for source in (section.train if origin == "train" else section.eval)]
+        if split != origin:
+            weights = [1.0] * len(weights)
+        order = mixing.weighted(positions, samples[origin].sources, weights, seed)
+        tables[split] = _table(
+            section, samples[origin], opened[origin], positions, order, split=split, seed=seed, packed=packed
+        )
+    report.train = tables["train"].report
+    report.eval = tables["eval"].report if "eval" in tables else None
+    return tables
+
+
+def _table(
+    section: DataSection,
+    samples: Samples,
+    opened: Sequence[Source],
+    positions: Longs,
+    order: Longs,
+    *,
+    split: str,
+    seed: int,
+    packed: bool,
+) -> Table:
+    """Order, pack, gather and count one split. Row ids number the samples of the split, in the order of the sources."""
+    if section.shuffle and split == "train":
+        order = mixing.shuffled(order, seed)
+    lengths = samples.lengths[order]
+    rows: list[list[int]] = [[int(sample)] for sample in order]
+    counts = SplitReport(len(order), len(order), int(lengths.sum()), int(samples.trained[order].sum()), int(lengths.max()))
+    if packed:
+        packs = pack(lengths, section.max_length)
+        packs = mixing.shuffled_packs(packs, seed) if section.shuffle and split == "train" else sorted(packs)
+        rows = [order[members].tolist() for members in packs]
+        counts.rows = counts.packs = len(packs)
+        counts.efficiency = efficiency(lengths, len(packs), section.max_length)
+    numbers = np.full(len(samples), -1, dtype=np.int64)
+    numbers[positions] = np.arange(len(positions))
+    batches = list(record_batches(samples, rows, numbers, packed=packed))
+    return Table(batches, PACKED_SCHEMA if packed else PADDED_SCHEMA, counts, _origins(samples, opened, positions))
+
+
+def _origins(samples: Samples, opened: Sequence[Source], positions: Longs) -> Origins:
+    """Places of the samples, with the files of all sources in one list."""
+    names = [name for source in opened for name in source.files]
+    starts = np.cumsum([0, *(len(source.files) for source in opened)])[samples.sources[positions]]
+    return Origins(names, (starts + samples.files[positions]).astype(np.int32), samples.lines[positions])

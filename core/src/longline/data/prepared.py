@@ -1,0 +1,59 @@
+"""What preparing gives: the data sets of a run with the account of how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from longline.data.report import DataReport, SplitReport
+
+Layout = Literal["padded", "rows", "flat"]
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where each sample of a split came from, by its row id: `names` of files, and for each sample a name and a line."""
+
+    names: list[str]
+    files: NDArray[np.int32]
+    lines: NDArray[np.int64]
+
+    def __getitem__(self, row_id: int) -> str:
+        if not 0 <= row_id < len(self.lines):
+            raise IndexError(f"no sample {row_id}: there are {len(self.lines)}")
+        return f"{self.names[self.files[row_id]]}:{self.lines[row_id]}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run, ready for a `Collator` of the same layout.
+
+    `train` and `eval` have the columns input_ids and labels (list<int32>, -100 where masked), length (int32), row_ids
+    (list<int32>: the samples in the row) and, when packed, seq_lengths (list<int32>).
+    """
+
+    train: Dataset
+    eval: Dataset | None
+    report: DataReport
+    origins: dict[str, Origins]
+
+    def origin(self, split: Split, row_id: int) -> str:
+        """`file:line` of a sample. Raises KeyError for a split that is not there, IndexError for a sample that is not."""
+        return self.origins[split][row_id]
+
+
+@dataclass(slots=True)
+class Table:
+    """One split before it becomes a Dataset."""
+
+    batches: list[pa.RecordBatch]
+    schema: pa.Schema
+    report: SplitReport
+    origins: Origins

@@ -1,0 +1,104 @@
+"""What preparing the data came to: counts for each source, the rows that could not be read, and the packing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+LISTED_BAD_ROWS = 20
+"""How many bad rows of a source are listed with file and line; all of them are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read: `where` is `file:line`."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(slots=True)
+class SourceReport:
+    """The counts of one source. `rows` are the rows read, bad ones included; lengths and tokens are after truncation."""
+
+    name: str
+    split: str
+    format: str = ""
+    guessed: bool = False
+    note: str = ""
+    weight: float = 1.0
+    rows: int = 0
+    bad: int = 0
+    bad_rows: list[BadRow] = field(default_factory=list)
+    kept: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    untrained: int = 0
+    untrained_rows: list[str] = field(default_factory=list)
+    tokens: int = 0
+    trained_tokens: int = 0
+    terminators: int = 0
+    fingerprint: str = ""
+    seconds: float = 0.0
+
+    def add_bad(self, where: str, reason: str) -> None:
+        """Count a bad row and list it while there is room."""
+        self.bad += 1
+        if len(self.bad_rows) < LISTED_BAD_ROWS:
+            self.bad_rows.append(BadRow(where, reason))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SourceReport:
+        """Rebuild what `dataclasses.asdict` gave."""
+        return cls(**{**data, "bad_rows": [BadRow(**row) for row in data["bad_rows"]]})
+
+
+@dataclass(slots=True)
+class SplitReport:
+    """One split as it is trained on: samples (after weights), rows of the data set (packs when packed), tokens in them."""
+
+    samples: int = 0
+    rows: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    packs: int = 0
+    efficiency: float | None = None
+
+
+@dataclass(slots=True)
+class DataReport:
+    """The whole account; `sources` lists the train sources first, then the eval sources."""
+
+    sources: list[SourceReport] = field(default_factory=list)
+    train: SplitReport = field(default_factory=SplitReport)
+    eval: SplitReport | None = None
+    max_length: int = 0
+    layout: str = "padded"
+    fingerprint: str = ""
+    cache_hit: bool = False
+    cache_path: str | None = None
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def bad(self) -> int:
+        """How many rows of all sources could not be read."""
+        return sum(source.bad for source in self.sources)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DataReport:
+        """Rebuild what `to_dict` gave; raises KeyError or TypeError when it is something else."""
+        known = {item.name for item in fields(cls)}
+        if set(data) != known:
+            raise KeyError("not a data report of this version")
+        evaluated = SplitReport(**data["eval"]) if data["eval"] else None
+        sources = [SourceReport.from_dict(source) for source in data["sources"]]
+        return cls(**{**data, "sources": sources, "train": SplitReport(**data["train"]), "eval": evaluated})

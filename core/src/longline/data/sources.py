@@ -1,0 +1,227 @@
+"""Finds the files of a source, local or remote, and gives their rows with file and line and a fingerprint of their content."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import xxhash
+
+from longline.data.readers import READERS, is_padded, kind_of, read_file
+from longline.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from datasets import Dataset
+
+    from longline.config.sections import SourceSection
+
+BLOCK = 1 << 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_USERINFO = re.compile(r"//[^/@\s]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row comes from: `file` is an index into the source's `files`, `line` counts from 1."""
+
+    file: int
+    line: int
+
+
+class Source(Protocol):
+    """Rows of one source."""
+
+    @property
+    def files(self) -> list[str]:
+        """The names that messages use; `Place.file` counts in them."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether keys that a mapping lacks come as null."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content."""
+
+    def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
+        """Every row with its place; a text instead of a mapping says what is wrong with it. Raises DataError."""
+
+
+@dataclass
+class FileSource:
+    """Files on this machine. `paths` are read, `files` are what they are called (a URL for a downloaded one)."""
+
+    paths: list[Path]
+    files: list[str]
+    keep: Any = field(default=None, repr=False)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any file is Arrow or Parquet."""
+        return any(is_padded(name) for name in self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """xxh3 over the bytes of all files, and their kinds; not over their names and dates."""
+        digest = xxhash.xxh3_128()
+        for path, name in zip(self.paths, self.files, strict=True):
+            digest.update(f"{kind_of(name)} {path.stat().st_size}\n".encode())
+            with path.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
+        """Every row of every file, in the order of the names."""
+        for number, (path, name) in enumerate(zip(self.paths, self.files, strict=True)):
+            for line, row in read_file(path, name):
+                yield Place(number, line), row
+
+
+@dataclass
+class DatasetSource:
+    """A `datasets.Dataset`: from the hub, or saved with save_to_disk. A row's line is its number."""
+
+    dataset: Dataset
+    name: str
+    padded: bool = True
+
+    @property
+    def files(self) -> list[str]:
+        """The one name that messages use."""
+        return [self.name]
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint that `datasets` keeps of the content."""
+        return str(self.dataset._fingerprint)
+
+    def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
+        """Every row."""
+        for number, row in enumerate(self.dataset, start=1):
+            yield Place(0, number), row
+
+
+def open_source(section: SourceSection) -> Source:
+    """Find what `section.path` names. Raises DataError that says what was looked for and what is there instead."""
+    path = section.path
+    if "://" in path:
+        return _remote(path)
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return _folder(local, section)
+    if local.is_file():
+        return _files([local], path)
+    if glob.has_magic(path):
+        found = sorted(Path(name) for name in glob.glob(str(local), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        return _files([name for name in found if name.is_file() and kind_of(name.name)], path)
+    if kind_of(path) is None and _HUB_ID.fullmatch(path) and not path.startswith("."):
+        return _hub(section)
+    raise DataError(f"{path}: no such file or folder{_near(local)}", hint="paths are relative to the working directory")
+
+
+def _near(path: Path) -> str:
+    """The files beside a missing one that look like it."""
+    import difflib
+
+    if not path.parent.is_dir():
+        return f" (the folder {path.parent} does not exist)"
+    names = difflib.get_close_matches(path.name, [item.name for item in path.parent.iterdir()], n=3)
+    return f" (near it: {', '.join(names)})" if names else ""
+
+
+def _files(paths: list[Path], asked: str) -> FileSource:
+    if not paths:
+        raise DataError(f"{asked}: no data file fits", hint=f"known endings: {' '.join(READERS)}, also with .gz .bz2 .xz .zst")
+    for path in paths:
+        if kind_of(path.name) is None:
+            raise DataError(f"{path}: can't tell what kind of file this is", hint=f"known endings: {' '.join(READERS)}")
+        if not os.access(path, os.R_OK):
+            raise DataError(f"{path}: not allowed to read it")
+    return FileSource(paths, [str(path) for path in paths])
+
+
+def _folder(path: Path, section: SourceSection) -> Source:
+    """All data files under a folder, sorted by name, or what `datasets` saved there."""
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        from datasets import DatasetDict, load_from_disk
+
+        loaded = load_from_disk(str(path))
+        if isinstance(loaded, DatasetDict):
+            if section.split not in loaded:
+                raise DataError(f"{path}: no split {section.split!r}; there are: {', '.join(loaded)}")
+            loaded = loaded[section.split]
+        return DatasetSource(loaded, str(path))
+    hidden = (".", "_")
+    inside = (item for item in path.rglob("*") if not any(part.startswith(hidden) for part in item.relative_to(path).parts))
+    return _files(sorted(item for item in inside if item.is_file() and kind_of(item.name)), str(path))
+
+
+# --- elsewhere ------------------------------------------------------------------------------------
+
+
+def shown(url: str) -> str:
+    """A URL without the user and password that it may hold."""
+    return _USERINFO.sub("//", url).partition("?")[0]
+
+
+def _remote(url: str) -> FileSource:
+    """Fetch the files of an fsspec URL into a temporary folder that lives as long as the source."""
+    import fsspec
+
+    try:
+        filesystem, inside = fsspec.url_to_fs(url)
+        names = _remote_names(filesystem, inside)
+        if not names:
+            raise DataError(  # noqa: TRY301 - raised where the names are known
+                f"{shown(url)}: no data file fits", hint=f"known endings: {' '.join(READERS)}"
+            )
+        folder = tempfile.TemporaryDirectory(prefix="longline-")
+        paths = []
+        for number, name in enumerate(names):
+            paths.append(Path(folder.name) / f"{number}-{Path(name).name}")
+            filesystem.get_file(name, str(paths[-1]))
+    except DataError:
+        raise
+    except ImportError as error:
+        raise DataError(f"{shown(url)}: {error}", hint="install the package that fsspec asks for") from error
+    except Exception as error:
+        text = _USERINFO.sub("//", str(error))
+        raise DataError(f"{shown(url)}: can't be read: {type(error).__name__}: {text}") from None
+    scheme = url.partition("://")[0]
+    return FileSource(paths, [shown(f"{scheme}://{name.removeprefix('/')}") for name in names], keep=folder)
+
+
+def _remote_names(filesystem: Any, inside: str) -> list[str]:
+    """The data files that a path on a file system means: one file, those of a folder, or those of a glob."""
+    if glob.has_magic(inside):
+        found = filesystem.glob(inside)
+    elif filesystem.isdir(inside):
+        found = filesystem.find(inside)
+    else:
+        return [inside] if filesystem.exists(inside) else []
+    return sorted(str(name) for name in found if kind_of(str(name)))
+
+
+def _hub(section: SourceSection) -> DatasetSource:
+    """A data set of the hub, through `datasets`."""
+    from datasets import load_dataset
+
+    where = f"{section.path} (taken for a hub id: there is no such file)"
+    try:
+        loaded = load_dataset(section.path, section.name, split=section.split, revision=section.revision)
+    except ValueError as error:
+        raise DataError(f"{section.path}: {error}") from error
+    except Exception as error:
+        offline = bool(os.environ.get("HF_HUB_OFFLINE"))
+        hint = "HF_HUB_OFFLINE is set: unset it or name a local file" if offline else "check the name, the network and HF_TOKEN"
+        raise DataError(f"{where}: {type(error).__name__}: {error}", hint=hint) from error
+    return DatasetSource(loaded, f"{section.path}[{section.split}]")

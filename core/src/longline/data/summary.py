@@ -1,0 +1,50 @@
+"""The account of prepared data as lines of text, the same for preview, preprocess and the start of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longline.data.report import DataReport, SourceReport, SplitReport
+
+
+def summary(report: DataReport) -> list[str]:
+    """Describe every source, every split, bad rows, warnings and the cache."""
+    lines = []
+    for source in report.sources:
+        lines.extend(_source(source))
+    lines.append(_split("train", report.train, report))
+    if report.eval is not None:
+        lines.append(_split("eval", report.eval, report))
+    lines.extend(f"warning: {text}" for text in report.warnings)
+    where = (
+        "not kept" if report.cache_path is None else f"{'taken from' if report.cache_hit else 'kept in'} {report.cache_path}"
+    )
+    lines.append(f"prepared in {report.seconds:.2f} s, {where}")
+    return lines
+
+
+def _source(source: SourceReport) -> list[str]:
+    """Show what came of one source, then its bad rows."""
+    how = f"{source.format}{' (guessed)' if source.guessed else ''}{', ' + source.note if source.note else ''}"
+    weight = f", weight {source.weight:g}" if source.weight != 1 else ""
+    facts = [f"{source.rows} rows"]
+    counts = {"bad": source.bad, "too long, dropped": source.dropped, "truncated": source.truncated}
+    counts["without anything to learn, left out"] = source.untrained
+    facts += [f"{count} {what}" for what, count in counts.items() if count]
+    share = source.trained_tokens / source.tokens if source.tokens else 0.0
+    facts.append(f"{source.kept} kept: {source.tokens} tokens, {source.trained_tokens} trained ({share:.1%})")
+    lines = [f"{source.split} {source.name}: {how}{weight}", "  " + ", ".join(facts)]
+    lines += [f"  bad: {row}" for row in source.bad_rows]
+    if source.bad > len(source.bad_rows):
+        lines.append(f"  bad: and {source.bad - len(source.bad_rows)} more")
+    return lines
+
+
+def _split(name: str, split: SplitReport, report: DataReport) -> str:
+    share = split.trained_tokens / split.tokens if split.tokens else 0.0
+    text = f"{name}: {split.samples} samples, {split.tokens} tokens, {split.trained_tokens} trained ({share:.1%})"
+    text += f", longest {split.longest} of {report.max_length}"
+    if split.efficiency is not None:
+        text += f", in {split.packs} packs, {split.efficiency:.1%} full"
+    return text

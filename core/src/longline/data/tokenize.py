@@ -1,0 +1,115 @@
+"""Texts with learnt spans into token ids and labels, many at once, through the fast tokenizer's own batch call."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers.processors import TemplateProcessing
+
+from longline.data.collate import IGNORED
+from longline.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from longline.data.masks import Piece
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Tokens:
+    """One sample: ids and labels (int32, equally long), and how many end-of-turn tokens are learnt."""
+
+    ids: Ints
+    labels: Ints
+    terminators: int = 0
+    truncated: bool = False
+
+
+class Encoder:
+    """Encodes with one tokenizer. Raises DataError for a tokenizer without a fast backend, which knows no positions."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise DataError(
+                f"{type(tokenizer).__name__} can't say which characters a token stands for, so nothing can be masked",
+                hint="use the fast version of the tokenizer (a tokenizer.json)",
+            )
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        self.backend: Any = tokenizer.backend_tokenizer
+        self.eos: int | None = tokenizer.eos_token_id
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = tokenizer("a", add_special_tokens=True)["input_ids"]
+        starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+        self.prefix: list[int] = list(whole[: starts[0]]) if starts else []
+
+    @contextmanager
+    def _exact_offsets(self) -> Iterator[None]:
+        """Without its post-processor a byte-level tokenizer tells true positions; with it, whitespace is cut off them."""
+        backend = self.backend
+        processor, truncation, padding = backend.post_processor, backend.truncation, backend.padding
+        backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+        backend.no_truncation()
+        backend.no_padding()
+        try:
+            yield
+        finally:
+            backend.post_processor = processor
+            if truncation is not None:
+                backend.enable_truncation(**truncation)
+            if padding is not None:
+                backend.enable_padding(**padding)
+
+    def encode(self, pieces: Sequence[Piece], *, raw: bool, add_eos: bool, limit: int | None) -> list[Tokens]:
+        """Tokenise `pieces`. `raw` texts get the tokenizer's own first tokens, and with `add_eos` its last one.
+
+        `limit` cuts longer samples to so many tokens.
+        """
+        with self._exact_offsets():
+            encodings = self.backend.encode_batch([piece.text for piece in pieces], add_special_tokens=False)
+        prefix = self.prefix if raw else []
+        suffix = [self.eos] if raw and add_eos and self.eos is not None else []
+        return [_labelled(piece, encoding, prefix, suffix, limit) for piece, encoding in zip(pieces, encodings, strict=True)]
+
+
+def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int], limit: int | None) -> Tokens:
+    """Labels from spans: the ids inside them, IGNORED elsewhere and on the first token, which nothing predicts."""
+    ids = np.array(encoding.ids, dtype=np.int32)
+    labels = np.full(len(ids), IGNORED, dtype=np.int32)
+    for start, end in piece.spans:
+        first, last = _token_at(encoding, start, len(piece.text)), _token_at(encoding, end, len(piece.text))
+        labels[first:last] = ids[first:last]
+    ends = [_token_at(encoding, end, len(piece.text)) + len(prefix) for end in piece.terminators]
+    if suffix and (not len(ids) or ids[-1] != suffix[0]):
+        learnt = bool(piece.spans) and piece.spans[-1][1] == len(piece.text)
+        ids = np.append(ids, np.int32(suffix[0]))
+        labels = np.append(labels, np.int32(suffix[0] if learnt else IGNORED))
+    if prefix and ids[: len(prefix)].tolist() != prefix:
+        ids = np.concatenate([np.array(prefix, dtype=np.int32), ids])
+        labels = np.concatenate([np.full(len(prefix), IGNORED, dtype=np.int32), labels])
+    truncated = limit is not None and len(ids) > limit
+    if truncated:
+        ids, labels = ids[:limit], labels[:limit]
+    if len(labels):
+        labels[0] = IGNORED
+    return Tokens(ids, labels, sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends), truncated)
+
+
+def _token_at(encoding: Any, position: int, length: int) -> int:
+    """The first token that starts at character `position` or behind it."""
+    if position >= length:
+        return len(encoding)
+    token = encoding.char_to_token(position)
+    if token is None:
+        token = 0
+    while token < len(encoding) and encoding.token_to_chars(token)[0] < position:
+        token += 1
+    return int(token)

@@ -1,0 +1,90 @@
+"""The errors that Longline raises on purpose, each with the exit status that the command line gives it.
+
+Everything a person can cause or repair derives from `LonglineError`; any other exception is a bug of ours, or of a library,
+and is reported as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_DONE = 0
+EXIT_TRAINING = 1
+EXIT_CONFIG = 2
+EXIT_PLUGIN = 3
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+
+
+class LonglineError(Exception):
+    """What happened and where, with an optional `hint` that says what to do next."""
+
+    exit_code = EXIT_TRAINING
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a config: `where` is `file:line:column` (or `--set KEY`), `path` the dotted key."""
+
+    message: str
+    path: str = ""
+    where: str = ""
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        path = "" if self.where == f"--set {self.path}" else self.path
+        head = " ".join(f"{part}:" for part in (self.where, path) if part)
+        text = f"{head} {self.message}" if head else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class ConfigError(LonglineError):
+    """The config, an override or the command line asks for something that cannot be; carries every problem at once."""
+
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, problems: str | Sequence[Problem], *, hint: str | None = None) -> None:
+        self.problems = [Problem(problems)] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems), hint=hint)
+
+
+class DataError(LonglineError):
+    """A data set cannot be read or cannot be trained on; the message names file and line."""
+
+    exit_code = EXIT_CONFIG
+
+
+class ModelError(LonglineError):
+    """A model, tokenizer or adapter cannot be loaded, changed as asked, or saved."""
+
+    exit_code = EXIT_CONFIG
+
+
+class TrainingError(LonglineError):
+    """Training began and could not go on."""
+
+    exit_code = EXIT_TRAINING
+
+
+class PluginError(LonglineError):
+    """A plugin cannot be found, loaded, configured, or raised in a shape or provide hook."""
+
+    exit_code = EXIT_PLUGIN
+
+
+class Interrupted(LonglineError):  # noqa: N818 - the field's word for it
+    """A signal asked the run to stop; `signum` is SIGINT or SIGTERM."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum

@@ -1,0 +1,235 @@
+"""Every hook of Longline, in the order of time: the contract with plugin authors.
+
+The name tells the kind, and the kind says what happens when a plugin raises:
+
+- **shape**, `pre_<stage>` and `post_<stage>`: all plugins, in the config's order; may change what they are handed, in place,
+  and return nothing. An exception stops the run and names the plugin.
+- **provide**, `provide_<thing>`: the first answer that is not None is used, the core's own is asked last. An exception stops
+  the run; two plugins that claim the same thing are refused before any work.
+- **observe**, `on_<event>`: all plugins, in the config's order; change nothing. An exception is contained: logged once,
+  counted, shown at the end; the others are still called and training goes on. `on_error: raise` in the plugin's options makes
+  it strict: then the others are still called, and the run stops after that.
+
+A plugin names only the arguments that it wants. `run` is the `longline.run.Run`: id, config, plan, rank, world_size, is_main,
+output_dir, phase, hook. Annotations are free to import: nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from peft import PeftConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from longline.data import Prepared
+    from longline.events import Alert, Role, Status, Summary
+    from longline.run import Run
+
+PROJECT = "longline"
+
+Kind = Literal["shape", "provide", "observe"]
+Ranks = Literal["all", "main"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+LossFunction = Callable[..., "tuple[torch.Tensor, Any]"]
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
+_hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+@dataclass(frozen=True, slots=True)
+class HookFacts:
+    """What the bus and the generated reference know of a hook: kind, ranks, when it fires, the names of its arguments."""
+
+    kind: Kind
+    ranks: Ranks
+    when: str
+    arguments: tuple[str, ...]
+
+
+def hook_facts() -> dict[str, HookFacts]:
+    """The facts of every hook by its name, in the order of time."""
+    return {name: value.facts for name, value in globals().items() if hasattr(value, "facts")}
+
+
+def _spec(when: str, *, ranks: Ranks = "all") -> Callable[[Function], Function]:
+    """Marks a hook specification; the kind follows from its name."""
+
+    def mark(function: Function) -> Function:
+        prefix = function.__name__.partition("_")[0]
+        kinds: dict[str, Kind] = {"pre": "shape", "post": "shape", "provide": "provide", "on": "observe"}
+        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+        function.facts = HookFacts(kinds[prefix], ranks, when, arguments)  # type: ignore[attr-defined]
+        return _hookspec(function, firstresult=prefix == "provide")
+
+    return mark
+
+
+# --- the run begins -----------------------------------------------------------------------------------------------------------
+
+
+@_spec("once, before any work; every plugin is loaded and its options are valid")
+def on_run_start(run: Run) -> None:
+    """The run exists, its folder is there and writable, nothing is loaded yet."""
+
+
+@_spec("once for each model, before its tokenizer is loaded")
+def pre_tokenizer_load(run: Run, tokenizer_kwargs: dict[str, Any]) -> None:
+    """`tokenizer_kwargs` go to `AutoTokenizer.from_pretrained` and may be changed."""
+
+
+@_spec("once, after the tokenizer is loaded and has its chat template, pad token and new tokens")
+def post_tokenizer_load(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
+    """`tokenizer` may be changed in place; it is what the data is prepared with and what is saved."""
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------------
+
+
+@_spec("once, before sources are read")
+def pre_data_load(run: Run) -> None:
+    """Nothing is read yet; files that the config names may still be made."""
+
+
+@_spec("once, after rows are tokenised, masked and packed, or taken from the cache")
+def post_data_load(run: Run, data: Prepared) -> None:
+    """`data.train` and `data.eval` are `datasets.Dataset` with input_ids and labels; `data.report` holds the counts."""
+
+
+# --- model --------------------------------------------------------------------------------------------------------------------
+
+
+@_spec("once for each model: `role` is policy, or reference for methods that compare with one")
+def pre_model_load(run: Run, model_kwargs: dict[str, Any], role: Role) -> None:
+    """`model_kwargs` go to `AutoModelForCausalLM.from_pretrained` and may be changed; no weights are loaded yet."""
+
+
+@_spec("once for each model, after its weights are loaded and before an adapter is put on")
+def post_model_load(run: Run, model: PreTrainedModel, role: Role) -> None:
+    """`model` may be changed in place."""
+
+
+@_spec("once, when the config has an adapter")
+def pre_adapter_create(run: Run, adapter_config: PeftConfig) -> None:
+    """`adapter_config` may be changed in place; the model is still bare."""
+
+
+@_spec("once, when the config has an adapter, after peft put it on")
+def post_adapter_create(run: Run, model: PreTrainedModel) -> None:
+    """`model` is the peft model; which weights are trainable is decided."""
+
+
+# --- trainer ------------------------------------------------------------------------------------------------------------------
+
+
+@_spec("once, before the arguments object is built")
+def pre_trainer_args(run: Run, trainer_args: dict[str, Any]) -> None:
+    """`trainer_args` are the keyword arguments of the method's arguments class and may be changed."""
+
+
+@_spec("once; the core answers with the method's trainer")
+def provide_trainer_class(run: Run) -> type[Trainer] | None:
+    """A class with the constructor of transformers.Trainer that derives from `longline.trainers.trainer.LonglineTrainer`."""
+
+
+@_spec("once; the core answers with the collator of the data's layout")
+def provide_collator(run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]] | None:
+    """A function from a list of rows (input_ids, labels, and for packs seq_lengths) to a batch of tensors."""
+
+
+@_spec("once; the core answers with the method's own loss")
+def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
+    """A function `(trainer, model, inputs, num_items_in_batch) -> (loss, outputs)`.
+
+    `inputs` is a batch on the device, `num_items_in_batch` the trained tokens of the whole optimizer step over all ranks and
+    accumulated batches; `loss` is a scalar, the sum over the batch's trained tokens divided by it. Claim `loss` when you
+    answer.
+    """
+
+
+@_spec("once; the core answers with what `trainer.optim` names")
+def provide_optimizer(run: Run, trainer: Trainer, model: PreTrainedModel) -> torch.optim.Optimizer | None:
+    """An optimizer over the trainable parameters of `model`."""
+
+
+@_spec("once, after the optimizer; the core answers with what `trainer.lr_scheduler_type` names")
+def provide_scheduler(
+    run: Run, trainer: Trainer, optimizer: torch.optim.Optimizer, num_training_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """A learning-rate scheduler that is stepped once for each optimizer step."""
+
+
+@_spec("once, when the trainer is built and nothing has been trained")
+def post_trainer_create(run: Run, trainer: Trainer) -> None:
+    """`trainer` may be changed in place, for example with `trainer.add_callback`."""
+
+
+# --- training -----------------------------------------------------------------------------------------------------------------
+
+
+@_spec("once, before the first step; after a resume the trainer's state is restored")
+def on_train_begin(run: Run, trainer: Trainer) -> None:
+    """Training starts."""
+
+
+@_spec("at every optimizer step, after gradients are clipped and before weights change")
+def pre_optimizer_step(run: Run, trainer: Trainer, step: int) -> None:
+    """Gradients may be read or changed; `step` counts from 1 and is the step that is about to be made."""
+
+
+@_spec("at every optimizer step, after the weights changed", ranks="main")
+def on_step_end(run: Run, step: int) -> None:
+    """`step` optimizer steps are done."""
+
+
+@_spec("whenever the trainer logs: `trainer.logging_steps`, evaluations, the end", ranks="main")
+def on_log(run: Run, logs: Mapping[str, float], step: int) -> None:
+    """`logs` holds the metrics by their trainer names (loss, learning_rate, grad_norm, eval_loss ...) and is read-only."""
+
+
+@_spec("after every evaluation", ranks="main")
+def on_evaluate(run: Run, metrics: Mapping[str, float], step: int) -> None:
+    """`metrics` as the trainer computed them; they were already logged."""
+
+
+@_spec("after every checkpoint, when its folder is complete", ranks="main")
+def on_checkpoint(run: Run, path: Path, step: int) -> None:
+    """`path` is `<output_dir>/checkpoint-<step>`."""
+
+
+@_spec("once, when training is over, also when it was stopped by a signal; not after an exception")
+def on_train_end(run: Run, trainer: Trainer) -> None:
+    """Weights are final and not yet saved as `model/`."""
+
+
+@_spec("once, after the final model, tokenizer and model card are complete", ranks="main")
+def on_save(run: Run, path: Path) -> None:
+    """`path` is `<output_dir>/model`."""
+
+
+# --- events that anyone may raise ---------------------------------------------------------------------------------------------
+
+
+@_spec("whenever the core or a plugin has something to tell a person", ranks="main")
+def on_alert(run: Run, alert: Alert) -> None:
+    """Raise one with `run.hook.on_alert(run=run, alert=Alert(...))`."""
+
+
+# --- the run ends -------------------------------------------------------------------------------------------------------------
+
+
+@_spec("when an exception ends the run, before on_run_end")
+def on_error(run: Run, error: BaseException) -> None:
+    """`error` is what stopped the run; it is raised again afterwards."""
+
+
+@_spec("exactly once for each run, also after an exception or a signal")
+def on_run_end(run: Run, status: Status, summary: Summary) -> None:
+    """The last hook. `status` is completed, failed or interrupted."""

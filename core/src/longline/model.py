@@ -1,0 +1,283 @@
+"""Tokenizer, model, adapter: from a config section to the real objects.
+
+A model path is a local folder, a `.gguf` file, or a hub id. What is loaded from GGUF is unpacked into plain weights and loses
+its quantisation marks, since transformers refuses to train or save a model that still carries them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longline.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from peft import PeftConfig
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from longline.config.sections import AdapterSection, ModelSection
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What `from_pretrained` is given: a folder or hub id, and the GGUF file in it if that is what is loaded."""
+
+    path: str
+    gguf_file: str | None = None
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword that tells transformers to read a GGUF file; empty for ordinary models."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def locate(section: ModelSection) -> ModelSource:
+    """Tell apart a GGUF file, a folder and a hub id.
+
+    Raises:
+        ModelError: the path looks local and is not there.
+    """
+    path = Path(section.path).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"model.path: no such file: {section.path}", hint="give a .gguf file, a folder or a hub id")
+        return ModelSource(str(path.parent), path.name)
+    if path.is_dir():
+        return ModelSource(str(path), section.gguf_file)
+    if path.is_file():
+        raise ModelError(f"model.path: {section.path} is a file", hint="give its folder, or a file that ends with .gguf")
+    if section.path.startswith((".", "/", "~")) or section.path.count("/") > 1:
+        raise ModelError(f"model.path: no such folder: {section.path}", hint="give a folder, a .gguf file or a hub id")
+    return ModelSource(section.path, section.gguf_file)
+
+
+def _hub_kwargs(section: ModelSection) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+    if section.revision:
+        kwargs["revision"] = section.revision
+    if section.token:
+        kwargs["token"] = section.token.get_secret_value()
+    return kwargs
+
+
+def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
+    """Run `load`; whatever a library raises becomes a ModelError that says what was loaded from where."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
+        first = str(error).strip().split("\n")[0]
+        hint = "check model.path; a hub id needs the network or a filled cache, a gated one model.token"
+        raise ModelError(f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}", hint=hint) from error
+
+
+# --- tokenizer ------------------------------------------------------------------------------------------------------------------
+
+
+def tokenizer_kwargs(section: ModelSection) -> dict[str, Any]:
+    """Return the keyword arguments for `AutoTokenizer.from_pretrained`."""
+    source = ModelSource(section.tokenizer.path) if section.tokenizer.path else locate(section)
+    return {"pretrained_model_name_or_path": source.path, **source.kwargs, **_hub_kwargs(section)}
+
+
+def load_tokenizer(section: ModelSection, kwargs: dict[str, Any] | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer and apply what `model.tokenizer` changes.
+
+    Raises:
+        ModelError: it cannot be loaded, is not a fast tokenizer, or lacks a token that the config names.
+    """
+    from transformers import AutoTokenizer
+
+    kwargs = tokenizer_kwargs(section) if kwargs is None else kwargs
+    tokenizer: PreTrainedTokenizerBase = _loading("tokenizer", section, lambda: AutoTokenizer.from_pretrained(**kwargs))
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer of {section.path} has no fast version", hint="masks need character offsets; set model.tokenizer.path"
+        )
+    options = section.tokenizer
+    if options.add_tokens:
+        tokenizer.add_tokens(options.add_tokens)
+    for field in ("pad_token", "eos_token"):
+        token = getattr(options, field)
+        if token is not None:
+            _require_token(tokenizer, token, f"model.tokenizer.{field}")
+            setattr(tokenizer, field, token)
+    if tokenizer.eos_token is None:
+        raise ModelError(f"the tokenizer of {section.path} has no end token", hint="set model.tokenizer.eos_token")
+    if tokenizer.pad_token is None:
+        # Padding is never trained and never attended to, so any token serves.
+        tokenizer.pad_token = tokenizer.eos_token
+    if options.chat_template is not None:
+        tokenizer.chat_template = _read_template(options.chat_template)
+    return tokenizer
+
+
+def _require_token(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -> None:
+    if token not in tokenizer.get_vocab():
+        raise ModelError(f"{where}: {token!r} is not in the vocabulary", hint="add it with model.tokenizer.add_tokens")
+
+
+def _read_template(value: str) -> str:
+    """A value with Jinja marks is the template itself, anything else the path of one."""
+    if "{%" in value or "{{" in value:
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.tokenizer.chat_template: cannot read {value}: {error}") from error
+
+
+# --- model ----------------------------------------------------------------------------------------------------------------------
+
+
+def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
+    """Return the keyword arguments for `AutoModelForCausalLM.from_pretrained`; `dtype` is a resolved type's name.
+
+    Raises:
+        ModelError: `model.overrides` names a field that the model's config does not have.
+    """
+    import torch
+    import transformers
+
+    source = locate(section)
+    hub = _hub_kwargs(section)
+    config = _loading(
+        "model's config", section, lambda: transformers.AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
+    )
+    _override(config, section.overrides)
+    kwargs: dict[str, Any] = {
+        "pretrained_model_name_or_path": source.path,
+        "config": config,
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": section.attn_implementation,
+        **source.kwargs,
+        **hub,
+    }
+    if section.quantization is not None:
+        kwargs["quantization_config"] = transformers.BitsAndBytesConfig(**section.quantization)
+    elif source.gguf_file and hasattr(transformers, "GgufConfig"):
+        kwargs["quantization_config"] = transformers.GgufConfig(gguf_file=source.gguf_file, dequantize=True)
+    return kwargs
+
+
+def _override(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
+    """Set fields of the model's config; a mapping is merged into a mapping, so `rope_parameters` keeps its other keys."""
+    from difflib import get_close_matches
+
+    known = set(config.to_dict()) | set(getattr(config, "attribute_map", {}))
+    for name, value in overrides.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(sorted(known))}"
+            raise ModelError(f"model.overrides.{name}: {type(config).__name__} has no such field", hint=hint)
+        old = getattr(config, name, None)
+        setattr(config, name, {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value)
+
+
+def load_model(section: ModelSection, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Load the weights; `kwargs` as `model_kwargs` made them, perhaps changed by plugins.
+
+    Raises:
+        ModelError: the weights cannot be loaded, or `attn_implementation` was not taken.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = _loading("model", section, lambda: AutoModelForCausalLM.from_pretrained(**kwargs))
+    if kwargs.get("gguf_file"):
+        drop_quantisation_marks(model)
+    wanted, got = kwargs.get("attn_implementation"), model.config._attn_implementation
+    if wanted is not None and got != wanted:
+        raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
+    return model
+
+
+def drop_quantisation_marks(model: PreTrainedModel) -> None:
+    """Make a model that was unpacked from GGUF an ordinary one, so that it can be trained and saved."""
+    for holder in (model.config, model):
+        for name in ("quantization_config", "quantization_method", "hf_quantizer"):
+            if name in vars(holder):
+                delattr(holder, name)
+
+
+def require_isolation(model: PreTrainedModel) -> None:
+    """Refuse packing for models that carry state past position ids (Mamba, linear attention and their hybrids).
+
+    Raises:
+        ModelError: some layer is not an attention layer.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    foreign = sorted(kind for kind in kinds if not kind.endswith(("full_attention", "sliding_attention", "chunked_attention")))
+    if foreign or getattr(model, "_is_stateful", False):
+        what = ", ".join(foreign) or "recurrent state"
+        raise ModelError(f"data.packing: {config.model_type} has {what}, which packed samples would share", hint="packing: false")
+
+
+def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Grow the embedding when tokens were added; never shrinks one that is padded to a round size."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+
+
+# --- adapter --------------------------------------------------------------------------------------------------------------------
+
+
+def adapter_config(section: AdapterSection) -> PeftConfig:
+    """Return the peft config that an adapter section asks for.
+
+    Raises:
+        ModelError: peft refuses the combination.
+    """
+    from peft import LoraConfig
+
+    kinds = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+    fields = section.model_dump(exclude={"type"})
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **{**fields, **kinds[section.type]})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"adapter: {error}") from error
+
+
+def train_new_tokens(config: PeftConfig, section: ModelSection, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let an adapter train the embeddings of tokens that the config added, which would stay random otherwise."""
+    if section.tokenizer.add_tokens and config.trainable_token_indices is None and config.modules_to_save is None:
+        config.trainable_token_indices = tokenizer.convert_tokens_to_ids(section.tokenizer.add_tokens)
+
+
+def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_checkpointing: bool = False) -> PreTrainedModel:
+    """Put the adapter on; its weights are float32 whatever the base has, as peft does by default.
+
+    Raises:
+        ModelError: the adapter fits no module of this model.
+    """
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=activation_checkpointing)
+    elif activation_checkpointing:
+        # A frozen embedding cuts the graph that recomputation needs.
+        model.enable_input_require_grads()
+    try:
+        adapted: PreTrainedModel = get_peft_model(model, config)
+    except (ValueError, TypeError, KeyError) as error:
+        leaves = sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)})
+        raise ModelError(f"adapter: {error}", hint=f"target_modules could be: {', '.join(leaves)}") from error
+    return adapted
+
+
+def _linear_layers(model: PreTrainedModel) -> Iterable[tuple[str, Any]]:
+    from torch import nn
+
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+
+
+def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """Return how many parameters are trainable, and how many there are; 4-bit weights count unpacked."""
+    trainable, total = 0, 0
+    for parameter in model.parameters():
+        size = parameter.numel() * (2 if parameter.__class__.__name__ == "Params4bit" else 1)
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return trainable, total

@@ -1,0 +1,186 @@
+"""Config -> Plan: every fact that follows from a config, a machine and the number of rows, decided in one place.
+
+Pure: nothing is read, written or imported beyond the config, so `longline plan` can print it and a test can compare it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from longline.attention import PackingLayout, lookup
+from longline.config.sections import Config
+
+Layout = Literal["padded", "rows", "flat"]
+Device = Literal["cpu", "cuda", "mps", "xpu"]
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "seed": 42,
+}
+"""What Longline assumes when `trainer:` is silent. All but the two logging fields are transformers' own defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the plan needs to know of the hardware; `distributed.machine()` reads it."""
+
+    device: Device = "cpu"
+    bfloat16: bool = False
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line of `longline plan`: a resolved value and where it came from."""
+
+    name: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The derived facts of a run. Steps are None until `with_rows` told the number of rows (packs count as rows)."""
+
+    method: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    layout: Layout
+    device: Device
+    world_size: int
+    seed: int
+    per_device_batch: int
+    accumulation: int
+    epochs: float
+    max_steps: int
+    trainer_args: dict[str, Any]
+    facts: tuple[Fact, ...]
+    output_dir: Path
+    rows: int | None = None
+    steps: int | None = None
+
+    @property
+    def global_batch(self) -> int:
+        """Rows per optimizer step, over all ranks and accumulated batches."""
+        return self.per_device_batch * self.accumulation * self.world_size
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the final weights or adapter go."""
+        return self.output_dir / "model"
+
+    @property
+    def merged_dir(self) -> Path:
+        """Where `longline merge` writes."""
+        return self.output_dir / "merged"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The run's manifest."""
+        return self.output_dir / "run.json"
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config."""
+        return self.output_dir / "config.yaml"
+
+    @property
+    def log_path(self) -> Path:
+        """One JSON object per logged event."""
+        return self.output_dir / "log.jsonl"
+
+    def with_rows(self, rows: int) -> Plan:
+        """Return the plan with the number of training rows, and so of optimizer steps, known."""
+        batches = math.ceil(math.ceil(rows / self.world_size) / self.per_device_batch)
+        per_epoch = max(1, math.ceil(batches / self.accumulation))
+        steps = self.max_steps if self.max_steps > 0 else math.ceil(per_epoch * self.epochs)
+        why = "trainer.max_steps" if self.max_steps > 0 else f"{rows} rows, {per_epoch} steps an epoch, {self.epochs:g} epochs"
+        return replace(self, rows=rows, steps=steps, facts=(*self.facts, Fact("steps", str(steps), why)))
+
+
+def build_plan(config: Config, machine: Machine) -> Plan:
+    """Decide everything that can be decided before data and model are loaded."""
+    dtype, dtype_why = _dtype(config, machine)
+    layout, layout_why = _layout(config)
+    args, args_facts = _trainer_args(config, machine)
+    plan = Plan(
+        method=config.method,
+        dtype=dtype,
+        layout=layout,
+        device=machine.device,
+        world_size=machine.world_size,
+        seed=int(args["seed"]),
+        per_device_batch=int(args["per_device_train_batch_size"]),
+        accumulation=int(args["gradient_accumulation_steps"]),
+        epochs=float(args["num_train_epochs"]),
+        max_steps=int(args["max_steps"]),
+        trainer_args=args,
+        facts=(),
+        output_dir=config.output_dir.absolute(),
+    )
+    facts = (
+        Fact("method", config.method, "config"),
+        Fact("model", config.model.path, "config"),
+        Fact("adapter", _adapter_text(config), "config"),
+        Fact("device", machine.device, f"{machine.world_size} process{'es' if machine.world_size > 1 else ''}"),
+        Fact("dtype", dtype, dtype_why),
+        Fact("attention", config.model.attn_implementation, "config or default"),
+        Fact("layout", layout, layout_why),
+        Fact(
+            "batch",
+            f"{plan.global_batch} rows a step",
+            f"{plan.per_device_batch} per device x {plan.accumulation} accumulated x {plan.world_size} processes",
+        ),
+        *args_facts,
+        Fact("output", str(config.output_dir), "config"),
+    )
+    return replace(plan, facts=facts)
+
+
+def _adapter_text(config: Config) -> str:
+    return f"{config.adapter.type}, r={config.adapter.r}" if config.adapter else "none: all weights are trained"
+
+
+def _dtype(config: Config, machine: Machine) -> tuple[Literal["float32", "bfloat16", "float16"], str]:
+    """`auto`: bfloat16 only for weights that stay frozen, and only where the device computes in it."""
+    if config.model.dtype != "auto":
+        return config.model.dtype, "model.dtype"
+    if config.adapter is None:
+        return "float32", "auto: all weights are trained, and bfloat16 weights lose small updates"
+    if machine.bfloat16:
+        return "bfloat16", f"auto: the base is frozen and this {machine.device} computes in bfloat16"
+    return "float32", f"auto: this {machine.device} has no fast bfloat16"
+
+
+def _layout(config: Config) -> tuple[Layout, str]:
+    if not config.data.packing:
+        return "padded", "data.packing is off"
+    attention = lookup(config.model.attn_implementation)
+    packing: PackingLayout | None = attention.packing if attention else None
+    if packing is None:
+        raise ValueError(f"{config.model.attn_implementation} cannot isolate packed samples")  # check_config refuses it before
+    return packing, f"data.packing, isolated by {config.model.attn_implementation}"
+
+
+def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:
+    """The trainer's arguments with Longline's defaults, and a fact for each that the user did not write."""
+    args = {**TRAINER_DEFAULTS, **config.trainer}
+    facts = []
+    has_eval = bool(config.data.eval) or config.data.eval_fraction is not None
+    if has_eval and not {"eval_strategy", "eval_steps"} & config.trainer.keys():
+        args["eval_strategy"] = "epoch"
+        facts.append(Fact("eval_strategy", "epoch", "there is evaluation data and trainer.eval_strategy is not set"))
+    elif has_eval and "eval_strategy" not in config.trainer:
+        args["eval_strategy"] = "steps"
+        facts.append(Fact("eval_strategy", "steps", "trainer.eval_steps is set"))
+    if machine.device == "cpu":
+        args.setdefault("use_cpu", True)
+        args.setdefault("dataloader_pin_memory", False)
+    return args, facts

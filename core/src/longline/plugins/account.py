@@ -1,0 +1,112 @@
+"""What the hooks cost: calls, seconds and failures of every plugin and hook, and the time of the bus itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(slots=True)
+class HookCost:
+    """One plugin in one hook. `seconds` leaves out hooks that it raised itself; they are entered under those who answered."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    failures: int = 0
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the account: the sum of one plugin over its hooks."""
+
+    plugin: str
+    calls: int
+    seconds: float
+    failures: int
+    last_error: str | None
+    core: bool
+
+
+@dataclass(slots=True)
+class Account:
+    """The account of one bus. Entries are plain additions, which the interpreter doesn't split between threads."""
+
+    plugins: dict[str, dict[str, HookCost]] = field(default_factory=dict)
+    core: dict[str, dict[str, HookCost]] = field(default_factory=dict)
+    bus_seconds: float = 0.0
+
+    def open(self, name: str, hook: str, *, core: bool) -> HookCost:
+        """The entry of `name` in `hook`, made on first use."""
+        side = self.core if core else self.plugins
+        return side.setdefault(name, {}).setdefault(hook, HookCost())
+
+    def rows(self) -> list[Row]:
+        """One row for each plugin in the config's order, then those of the core."""
+        return [_row(name, hooks, core=False) for name, hooks in self.plugins.items()] + [
+            _row(name, hooks, core=True) for name, hooks in self.core.items()
+        ]
+
+    @property
+    def plugin_seconds(self) -> float:
+        """What all plugins took together; the core's own objects and the bus are left out."""
+        return sum(row.seconds for row in self.rows() if not row.core)
+
+    @property
+    def failures(self) -> int:
+        """How many calls of plugins failed."""
+        return sum(row.failures for row in self.rows())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest: `plugins` and `core` as name -> hook -> calls, seconds, failures, last_error; and `bus_seconds`.
+
+        Hooks that were never called are left out. `last_error` is a message of foreign code: mask secrets before writing it.
+        """
+        return {"plugins": _called(self.plugins), "core": _called(self.core), "bus_seconds": round(self.bus_seconds, 6)}
+
+    def table(self, train_seconds: float) -> Table:
+        """The account as a table; shares are of `train_seconds`, and the last lines are all plugins and the bus itself."""
+        from rich.table import Table
+
+        table = Table(title="hook account", title_justify="left")
+        table.add_column("plugin")
+        for column in ("calls", "seconds", "of training", "failures"):
+            table.add_column(column, justify="right")
+        for row in self.rows():
+            failures = str(row.failures) if row.failures else ""
+            table.add_row(row.plugin, str(row.calls), f"{row.seconds:.3f}", share(row.seconds, train_seconds), failures)
+        table.add_section()
+        table.add_row("all plugins", "", f"{self.plugin_seconds:.3f}", share(self.plugin_seconds, train_seconds), "")
+        table.add_row("the bus itself", "", f"{self.bus_seconds:.3f}", share(self.bus_seconds, train_seconds), "")
+        return table
+
+
+def share(seconds: float, train_seconds: float) -> str:
+    """`seconds` in percent of `train_seconds`, to two digits that count; a dash when nothing was trained."""
+    if train_seconds <= 0:
+        return "-"
+    percent = 100 * seconds / train_seconds
+    return f"{percent:.2f} %" if percent >= 0.1 or percent == 0 else f"{percent:.4f} %"
+
+
+def _row(name: str, hooks: dict[str, HookCost], *, core: bool) -> Row:
+    costs = list(hooks.values())
+    errors = [cost.last_error for cost in costs if cost.last_error]
+    return Row(
+        plugin=name,
+        calls=sum(cost.calls for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        failures=sum(cost.failures for cost in costs),
+        last_error=errors[-1] if errors else None,
+        core=core,
+    )
+
+
+def _called(side: dict[str, dict[str, HookCost]]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        name: {hook: {**asdict(cost), "seconds": round(cost.seconds, 6)} for hook, cost in hooks.items() if cost.calls}
+        for name, hooks in side.items()
+    }

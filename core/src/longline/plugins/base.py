@@ -1,0 +1,75 @@
+"""The base class of plugins and of their options, and a plugin as the bus knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+OnError = Literal["continue", "raise"]
+
+
+class PluginConfig(BaseModel):
+    """Base of a plugin's options: unknown ones are errors, values are fixed once read, descriptions come from docstrings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Plugin:
+    """Base class of every plugin. The instance finds its validated options in `self.config`.
+
+    `Config` is the pydantic model of the options. `claims` names exclusive abilities, such as {"loss"} for a loss kernel: two
+    enabled plugins with the same claim are refused. Hooks are methods marked with `@hookimpl`. The constructor does no work and
+    imports nothing heavy; work begins in the first hook.
+    """
+
+    Config: ClassVar[type[BaseModel]] = PluginConfig
+    claims: ClassVar[frozenset[str]] = frozenset()
+    config: Any
+
+    def __init__(self, config: BaseModel) -> None:
+        self.config = config
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPlugin:
+    """An enabled plugin: the instance with its options, and what messages, the manifest and the account call it.
+
+    `distribution` and `version` are empty for an instance that was made by hand.
+    """
+
+    name: str
+    instance: Plugin
+    options: BaseModel
+    distribution: str = ""
+    version: str = ""
+    on_error: OnError = "continue"
+
+    @classmethod
+    def of(cls, instance: Plugin, name: str | None = None, on_error: OnError = "continue") -> LoadedPlugin:
+        """Wrap an instance made by hand, as tests and notebooks do; the name defaults to the class's, without `Plugin`."""
+        name = name or type(instance).__name__.removesuffix("Plugin").lower() or "plugin"
+        options = getattr(instance, "config", None)
+        return cls(name, instance, options if isinstance(options, BaseModel) else PluginConfig(), on_error=on_error)
+
+    @property
+    def label(self) -> str:
+        """How messages name it: plugin, distribution and version."""
+        return label(self.name, self.distribution, self.version)
+
+    @property
+    def remedy(self) -> str:
+        """What to do when it fails."""
+        return remedy(self.name, self.distribution)
+
+
+def label(name: str, distribution: str, version: str) -> str:
+    """How messages name a plugin."""
+    return f"plugin {name!r} ({distribution} {version})" if distribution else f"plugin {name!r}"
+
+
+def remedy(name: str, distribution: str) -> str:
+    """What to do about a plugin that fails: take it out, or get another version."""
+    way_out = f"remove {name!r} from plugins:"
+    return f"{way_out}, or upgrade it: pip install --upgrade {distribution}" if distribution else way_out

@@ -1,0 +1,258 @@
+"""The bus: calls each plugin's hooks one by one, contains their failures, and keeps the account of calls and time.
+
+pluggy registers, verifies and orders the implementations. The calls themselves are made here, because one call of pluggy
+stops at the first exception, while a tracker that fails must cost neither the run nor the other plugins.
+
+A bus belongs to one run. `Bus([])` is the null bus: every hook exists and nobody answers, which is what a stage is tested with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from longline import hookspecs
+from longline.errors import Interrupted, LonglineError, PluginError
+from longline.nearest import did_you_mean
+from longline.plugins.account import Account, HookCost
+from longline.plugins.verify import verified_manager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pluggy
+
+    from longline.plugins.base import LoadedPlugin
+
+logger = logging.getLogger("longline.plugins")
+
+
+class HookError(PluginError):
+    """A plugin raised where that stops the run; `plugin` and `hook` say who and where, `__cause__` is what it raised."""
+
+    def __init__(self, message: str, *, plugin: str, hook: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.plugin = plugin
+        self.hook = hook
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """The first contained failure of a plugin in a hook; later ones are only counted."""
+
+    plugin: LoadedPlugin
+    hook: str
+    error: BaseException
+
+
+def log_failure(failure: Contained) -> None:
+    """The default of `Bus(on_failure=...)`: one warning with the traceback, to the logger `longline.plugins`."""
+    logger.warning(
+        "%s failed in %s: %s: %s; training goes on, later failures of this hook are only counted",
+        failure.plugin.label,
+        failure.hook,
+        type(failure.error).__name__,
+        failure.error,
+        exc_info=failure.error,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """One implementation of a hook: who gave it (None: the core), the bound function, the arguments that it wants."""
+
+    name: str
+    plugin: LoadedPlugin | None
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    cost: HookCost
+
+
+class _Frame(threading.local):
+    """What runs in this thread: `active` answers, and the seconds of the hooks raised inside the innermost of them."""
+
+    def __init__(self) -> None:
+        self.active: set[_Answer] = set()
+        self.inner = 0.0
+
+
+class HookCall:
+    """One hook of one bus. Call it with exactly the arguments of its specification, all by keyword.
+
+    Returns the first answer that is not None of a provide hook, and None for the other kinds. Raises `HookError` where the
+    hook's kind, or the plugin's `on_error: raise`, stops the run, and TypeError when an argument is missing or unknown.
+    What the core's own objects raise comes through as it is.
+    """
+
+    __slots__ = ("_account", "_answers", "_arguments", "_bus", "_frame", "_main_only", "facts", "name")
+
+    def __init__(self, name: str, facts: hookspecs.HookFacts, bus: Bus, answers: tuple[_Answer, ...]) -> None:
+        self.name = name
+        self.facts = facts
+        self._bus = bus
+        self._account = bus.account
+        self._frame = bus.frame
+        self._answers = answers
+        self._arguments = frozenset(facts.arguments)
+        self._main_only = facts.ranks == "main"
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The names of those who answer, in the order in which they are called."""
+        return tuple(answer.name for answer in self._answers)
+
+    def __call__(self, **kwargs: Any) -> Any:  # noqa: D102 - said by the class
+        begin = perf_counter()
+        if kwargs.keys() != self._arguments:
+            self._refuse(kwargs)
+        if self._main_only and not kwargs["run"].is_main:
+            return None
+        if self._bus.trace is not None:
+            self._bus.trace.append((self.name, self.plugins))
+        if self._answers:
+            return self._ask(kwargs, begin)
+        spent = perf_counter() - begin
+        self._account.bus_seconds += spent
+        self._frame.inner += spent
+        return None
+
+    def _refuse(self, kwargs: Mapping[str, Any]) -> NoReturn:
+        missing = sorted(self._arguments - kwargs.keys())
+        unknown = sorted(kwargs.keys() - self._arguments)
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        parts += [f"unknown {', '.join(unknown)}"] if unknown else []
+        raise TypeError(f"hook {self.name}({', '.join(self.facts.arguments)}): {'; '.join(parts)}")
+
+    def _ask(self, kwargs: Mapping[str, Any], begin: float) -> Any:
+        """Call every answer in order; what the answers themselves took is taken off the bus's own time."""
+        frame = self._frame
+        outer, spent = frame.inner, 0.0
+        stop: Exception | None = None
+        try:
+            for answer in self._answers:
+                if answer in frame.active:  # it raised this event itself, or its own failure did: it is not handed it again
+                    continue
+                start = perf_counter()
+                try:
+                    value = self._call(answer, kwargs)
+                except Interrupted:
+                    raise
+                except Exception as error:
+                    if self.facts.kind != "observe":
+                        raise
+                    stop = stop or error  # an event is told to all before it stops the run
+                    continue
+                finally:
+                    spent += perf_counter() - start
+                if value is not None and self.facts.kind == "provide":
+                    self._bus.provided[self.name] = answer.name
+                    return value
+            if stop is not None:
+                raise stop
+        finally:
+            total = perf_counter() - begin
+            self._account.bus_seconds += total - spent
+            frame.inner = outer + total
+
+    def _call(self, answer: _Answer, kwargs: Mapping[str, Any]) -> Any:
+        """Call one answer and enter it in the account, without the time of hooks that it raised itself."""
+        frame, cost = self._frame, answer.cost
+        frame.inner = 0.0
+        frame.active.add(answer)
+        start = perf_counter()
+        try:
+            value = answer.function(**{name: kwargs[name] for name in answer.arguments})
+            if value is not None and self.facts.kind == "shape":
+                self._refuse_value(value)
+        except (Interrupted, HookError):
+            raise
+        except (Exception, SystemExit) as error:  # a library that calls sys.exit() must not end a run as a success
+            if answer.plugin is None:
+                raise
+            self._failed(answer.plugin, answer.cost, error)
+            return None
+        else:
+            return value
+        finally:
+            cost.calls += 1
+            cost.seconds += perf_counter() - start - frame.inner
+            frame.active.discard(answer)
+
+    def _refuse_value(self, value: object) -> NoReturn:
+        """A shape hook that returns something believes that it replaces what it was handed; saying nothing would hide that."""
+        raise TypeError(
+            f"{self.name} returned a {type(value).__name__}; change what the hook is handed in place, return nothing"
+        )
+
+    def _failed(self, plugin: LoadedPlugin, cost: HookCost, error: BaseException) -> None:
+        """Count a plugin's failure; contain it, or raise `HookError` from it."""
+        cost.failures += 1
+        cost.last_error = f"{type(error).__name__}: {error}"
+        if self.facts.kind == "observe" and plugin.on_error == "continue":
+            if cost.failures == 1:
+                self._bus.on_failure(Contained(plugin, self.name, error))
+            return
+        what, hint = (error.message, error.hint) if isinstance(error, LonglineError) else (cost.last_error, None)
+        raise HookError(
+            f"{plugin.label} stopped the run in {self.name}: {what}",
+            plugin=plugin.name,
+            hook=self.name,
+            hint=hint or plugin.remedy,
+        ) from error
+
+
+class HookRelay:
+    """The hooks of a bus as attributes: `relay.on_log(run=run, logs=logs, step=step)`."""
+
+    def __init__(self, calls: Mapping[str, HookCall]) -> None:
+        self.__dict__.update(calls)
+
+    def __getattr__(self, name: str) -> HookCall:
+        raise AttributeError(f"there is no hook {name!r}; {did_you_mean(name, vars(self), 'see the hook reference')}")
+
+
+class Bus:
+    """The hooks of one run and everybody who answers them.
+
+    `loaded` plugins are called in their order, the `core`'s own objects (name, object) after them in theirs. `on_failure` is
+    told the first contained failure of each plugin and hook. Raises PluginError when a plugin has a misspelled hook or
+    argument, a hook method without `@hookimpl`, or one that cannot be called by itself.
+
+    Attributes: `hook` (the calls), `account` (what they cost), `provided` (provide hook -> who answered it), and `trace`: None,
+    or a list that receives `(hook, names of those who answer)` at every call.
+    """
+
+    def __init__(
+        self,
+        loaded: Sequence[LoadedPlugin],
+        core: Sequence[tuple[str, object]] = (),
+        on_failure: Callable[[Contained], None] = log_failure,
+    ) -> None:
+        manager = verified_manager(loaded, core)
+        self.account = Account({plugin.name: {} for plugin in loaded})
+        self.on_failure = on_failure
+        self.provided: dict[str, str] = {}
+        self.trace: list[tuple[str, tuple[str, ...]]] | None = None
+        self.frame = _Frame()
+        owners = {plugin.name: plugin for plugin in loaded}
+        self._calls: dict[str, HookCall] = {}
+        for name, facts in hookspecs.hook_facts().items():
+            # pluggy lists in the order of registration and calls the last registered first
+            implementations = reversed(getattr(manager.hook, name).get_hookimpls())
+            answers = tuple(self._answer(name, implementation, owners) for implementation in implementations)
+            self._calls[name] = HookCall(name, facts, self, answers)
+        self.hook = HookRelay(self._calls)
+
+    def _answer(self, hook: str, implementation: pluggy.HookImpl, owners: Mapping[str, LoadedPlugin]) -> _Answer:
+        plugin = owners.get(implementation.plugin_name)
+        cost = self.account.open(implementation.plugin_name, hook, core=plugin is None)
+        arguments = tuple(inspect.signature(implementation.function).parameters)
+        return _Answer(implementation.plugin_name, plugin, implementation.function, arguments, cost)
+
+    def answers(self) -> dict[str, list[str]]:
+        """Who answers each hook, in the order of calls; every hook is there, in the order of time."""
+        return {name: list(call.plugins) for name, call in self._calls.items()}

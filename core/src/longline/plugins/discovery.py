@@ -1,0 +1,133 @@
+"""Which plugins are installed, and whether they can run here: from metadata alone, nothing is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import importlib_metadata
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from longline.nearest import did_you_mean
+from longline.plugins.base import label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+GROUP = "longline"
+"""The group of entry points."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a plugin, and what to do."""
+
+    plugin: str
+    reason: str
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        """What is wrong, as a sentence about the plugin."""
+        return f"{self.plugin} {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """What metadata tells of an installed plugin. `rivals` are further distributions that offer the same name."""
+
+    name: str
+    distribution: str
+    version: str
+    summary: str
+    entry_point: str
+    requires: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """How messages name it: plugin, distribution and version."""
+        return label(self.name, self.distribution, self.version)
+
+
+def installed() -> dict[str, PluginInfo]:
+    """Every installed plugin by its name, sorted."""
+    found: dict[str, PluginInfo] = {}
+    for entry in importlib_metadata.entry_points(group=GROUP):
+        distribution = entry.dist
+        if distribution is None:
+            continue
+        if entry.name in found:
+            first = found[entry.name]
+            found[entry.name] = replace(first, rivals=(*first.rivals, f"{distribution.name} {distribution.version}"))
+            continue
+        found[entry.name] = PluginInfo(
+            name=entry.name,
+            distribution=distribution.name,
+            version=distribution.version,
+            summary=distribution.metadata.get("Summary") or "",
+            entry_point=entry.value,
+            requires=tuple(distribution.requires or ()),
+        )
+    return dict(sorted(found.items()))
+
+
+def not_installed(name: str, known: Iterable[str]) -> Fault:
+    """What to tell about a plugin that nothing installed offers."""
+    known = list(known)
+    others = did_you_mean(name, known, f"installed: {', '.join(known)}" if known else "no plugin is")
+    return Fault(f"plugin {name!r}", f"is not installed ({others})", f"pip install longline-{canonicalize_name(name)}")
+
+
+def unusable(info: PluginInfo) -> list[Fault]:
+    """Why an installed plugin cannot be loaded; empty when it can."""
+    if info.rivals:
+        offers = ", ".join([f"{info.distribution} {info.version}", *info.rivals])
+        return [Fault(f"plugin {info.name!r}", f"is offered by several distributions: {offers}", "pip uninstall all but one")]
+    unmet = dict.fromkeys(_unmet(info))
+    if not unmet:
+        return []
+    reasons = "; ".join(f"it requires {wanted}, but {have}" for wanted, have in unmet)
+    packages = " ".join(f"'{wanted}'" for wanted, _ in unmet)
+    remedy = f"pip install {packages}, or remove {info.name!r} from plugins:"
+    return [Fault(info.label, f"cannot be used here: {reasons}", remedy)]
+
+
+def _unmet(info: PluginInfo) -> Iterator[tuple[str, str]]:
+    """Requirements that the environment does not meet, each with what is there instead."""
+    for requirement in _applying(info.requires):
+        yield from _missing(requirement)
+        for extra in requirement.extras:
+            for needed in _applying(_requires_of(requirement.name), extra):
+                yield from _missing(needed)
+
+
+def _applying(lines: Sequence[str], extra: str = "") -> Iterator[Requirement]:
+    """The requirements whose markers hold here; with `extra`, only those that the extra adds."""
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # pip did not install by this line either
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if (always and not extra) or (extra and not always and marker is not None and marker.evaluate({"extra": extra})):
+            yield requirement
+
+
+def _requires_of(name: str) -> list[str]:
+    try:
+        return importlib_metadata.distribution(name).requires or []
+    except importlib_metadata.PackageNotFoundError:
+        return []
+
+
+def _missing(requirement: Requirement) -> Iterator[tuple[str, str]]:
+    wanted = f"{requirement.name}{requirement.specifier}"
+    try:
+        version = importlib_metadata.version(requirement.name)
+    except importlib_metadata.PackageNotFoundError:
+        yield wanted, f"{requirement.name} is not installed"
+        return
+    if not requirement.specifier.contains(version, prereleases=True):
+        yield wanted, f"{requirement.name} {version} is installed"

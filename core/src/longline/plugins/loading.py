@@ -1,0 +1,192 @@
+"""Import and configure the plugins that a config names; all that can be wrong with one is found here, before any work."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+import importlib_metadata
+from pydantic import BaseModel, ValidationError
+
+from longline.config.explain import unknown_hint
+from longline.errors import ConfigError, LonglineError, PluginError, Problem
+from longline.plugins.base import LoadedPlugin, Plugin, remedy
+from longline.plugins.bus import Bus
+from longline.plugins.discovery import GROUP, Fault, PluginInfo, installed, not_installed, unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from longline.config.loader import LoadedConfig
+    from longline.config.sections import PluginEntry
+
+NEXT_HINT = "\n        "
+"""Puts several hints under each other, as LonglineError prints them."""
+
+
+def load_plugins(loaded: LoadedConfig) -> list[LoadedPlugin]:
+    """Import, check and configure the plugins that the config names, in its order.
+
+    Raises PluginError for plugins that are unknown, ambiguous, lack a requirement, cannot be imported or started, are no
+    `Plugin`, claim what another one claims, or have a misspelled hook; ConfigError with all wrong options of all plugins.
+    """
+    entries = loaded.config.plugins
+    infos = _find(entries)
+    classes = _import_all(infos)
+    _refuse_claims(infos, classes)
+    options = _options(loaded, entries, classes)
+    plugins = [
+        LoadedPlugin(info.name, _start(info, cls, model), model, info.distribution, info.version, entry.on_error)
+        for info, cls, model, entry in zip(infos, classes, options, entries, strict=True)
+    ]
+    Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
+    return plugins
+
+
+def _find(entries: Sequence[PluginEntry]) -> list[PluginInfo]:
+    """The metadata of each entry; refuses the unknown, the ambiguous, and what lacks a requirement, all at once."""
+    if not entries:
+        return []
+    known = installed()
+    faults: list[Fault] = []
+    for entry in entries:
+        info = known.get(entry.name)
+        faults += [not_installed(entry.name, known)] if info is None else unusable(info)
+    if faults:
+        raise _plugin_error(faults)
+    return [known[entry.name] for entry in entries]
+
+
+def _plugin_error(faults: Sequence[Fault]) -> PluginError:
+    hints = dict.fromkeys(fault.remedy for fault in faults)
+    return PluginError("\n".join(fault.text for fault in faults), hint=NEXT_HINT.join(hints))
+
+
+def _import_all(infos: Sequence[PluginInfo]) -> list[type[Plugin]]:
+    classes: list[type[Plugin]] = []
+    errors: list[PluginError] = []
+    for info in infos:
+        try:
+            classes.append(import_plugin(info))
+        except PluginError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        hints = dict.fromkeys(error.hint for error in errors if error.hint)
+        raise PluginError("\n".join(error.message for error in errors), hint=NEXT_HINT.join(hints)) from errors[0]
+    return classes
+
+
+def import_plugin(info: PluginInfo) -> type[Plugin]:
+    """Import one plugin and return its class; raises PluginError when that fails or the class is not what it should be."""
+    entry = importlib_metadata.EntryPoint(name=info.name, value=info.entry_point, group=GROUP)
+    try:
+        found = entry.load()
+    except (Exception, SystemExit) as error:
+        message = f"{info.label} cannot be imported: {type(error).__name__}: {error} ({_place(error)})"
+        raise PluginError(message, hint=_import_remedy(info, error)) from error
+    fault = _class_fault(found)
+    if fault:
+        message = f"{info.label}: its entry point {info.entry_point!r} {fault}"
+        raise PluginError(message, hint=remedy(info.name, info.distribution))
+    plugin: type[Plugin] = found
+    return plugin
+
+
+def _place(error: BaseException) -> str:
+    """The innermost place of an exception that is not the import machinery's, as `file:line`."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "from its metadata"
+
+
+def _import_remedy(info: PluginInfo, error: BaseException) -> str:
+    repair = f"repair it: pip install --force-reinstall {info.distribution}; or remove {info.name!r} from plugins:"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"install what provides the module {error.name.partition('.')[0]!r}, or {repair}"
+    return repair
+
+
+def _class_fault(found: object) -> str | None:
+    """What is wrong with the object behind an entry point, or None."""
+    if not isinstance(found, type):
+        kind = f"an instance of {type(found).__name__}" if isinstance(found, Plugin) else f"a {type(found).__name__}"
+        return f"is {kind}; it must name a class that derives from longline.Plugin"
+    if not issubclass(found, Plugin) or found is Plugin:
+        return f"is the class {found.__name__}, which does not derive from longline.Plugin"
+    config: object = found.Config
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        return f"has a Config that is no pydantic model: {config!r}"
+    if "on_error" in config.model_fields:
+        return "has an option `on_error`, which is Longline's own word"
+    claims: object = found.claims
+    if not isinstance(claims, (set, frozenset)) or not all(isinstance(claim, str) for claim in claims):
+        return f'has claims that are no set of names: {claims!r}; write claims = frozenset({{"loss"}})'
+    return None
+
+
+def _refuse_claims(infos: Sequence[PluginInfo], classes: Sequence[type[Plugin]]) -> None:
+    owners: dict[str, PluginInfo] = {}
+    for info, cls in zip(infos, classes, strict=True):
+        for claim in sorted(cls.claims):
+            if claim in owners:
+                raise PluginError(
+                    f"{owners[claim].label} and {info.label} both claim {claim!r}; only one can have it",
+                    hint=f"remove {owners[claim].name!r} or {info.name!r} from plugins:",
+                )
+            owners[claim] = info
+
+
+def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequence[type[Plugin]]) -> list[BaseModel]:
+    models: list[BaseModel] = []
+    problems: list[Problem] = []
+    for entry, cls in zip(entries, classes, strict=True):
+        problems += [
+            loaded.problem("unknown key", "plugins", entry.name, key, hint=unknown_hint(key, cls.Config))
+            for key in _ignored(entry.options, cls.Config)
+        ]
+        try:
+            models.append(cls.Config.model_validate(entry.options))
+        except ValidationError as error:
+            problems += loaded.explain(error, cls.Config, "plugins", entry.name)
+    if problems:
+        raise ConfigError(problems)
+    return models
+
+
+def _ignored(options: dict[str, object], model: type[BaseModel]) -> list[str]:
+    """Options that pydantic would drop without a word, because the author left `extra` at its default."""
+    if model.model_config.get("extra") in ("forbid", "allow"):
+        return []
+    known = {*model.model_fields, *(field.alias for field in model.model_fields.values())}
+    return [key for key in options if key not in known]
+
+
+def _start(info: PluginInfo, cls: type[Plugin], options: BaseModel) -> Plugin:
+    try:
+        return cls(options)
+    except LonglineError as error:
+        raise PluginError(f"{info.label} cannot start: {error.message}", hint=error.hint) from error
+    except Exception as error:
+        message = f"{info.label} cannot start: {type(error).__name__}: {error} ({_place(error)})"
+        raise PluginError(message, hint=remedy(info.name, info.distribution)) from error
+
+
+def option_models(skipped: Callable[[PluginInfo, str], None] | None = None) -> dict[str, type[BaseModel]]:
+    """The options model of every installed plugin, imported for it.
+
+    `skipped(info, why)` is told of each plugin that cannot be loaded.
+    """
+    models: dict[str, type[BaseModel]] = {}
+    for name, info in installed().items():
+        try:
+            faults = unusable(info)
+            if faults:
+                raise _plugin_error(faults)
+            models[name] = import_plugin(info).Config
+        except PluginError as error:
+            if skipped is not None:
+                skipped(info, error.message)
+    return models

@@ -1,0 +1,354 @@
+"""The spine: one run, read from top to bottom. It calls the stages and fires the lifecycle hooks; no other file fires those."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock, Timeout
+
+from longline import artifacts, distributed, signals
+from longline.builtin.console import Console
+from longline.builtin.defaults import Defaults
+from longline.builtin.jsonlog import JsonLog
+from longline.builtin.stages import Stages
+from longline.config.dump import dump_resolved
+from longline.config.secrets import Secrets
+from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, Interrupted, LonglineError
+from longline.events import Status, Summary
+from longline.plan import Plan, build_plan
+from longline.plugins import Bus, LoadedPlugin, load_plugins
+
+if TYPE_CHECKING:
+    from longline.config.loader import LoadedConfig
+    from longline.config.sections import Config
+    from longline.data import Prepared
+
+Phase = Literal["start", "arguments", "tokenizer", "data", "model", "trainer", "train", "save", "end"]
+
+OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", "merged", "evaluation", artifacts.STAGING)
+"""What a run writes into its folder, beside checkpoints; `--overwrite` deletes these and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended that did not fail: a failure is raised."""
+
+    status: Status
+    exit_code: int
+    output_dir: Path
+    summary: Summary
+
+
+class Run:
+    """What every hook is handed: who and where this run is. Plugins read it; they raise events through `run.hook`."""
+
+    def __init__(self, loaded: LoadedConfig, plan: Plan, plugins: Sequence[LoadedPlugin]) -> None:
+        self.id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.loaded = loaded
+        self.config: Config = loaded.config
+        self.plan = plan
+        self.plugins = tuple(plugins)
+        self.stages = Stages()
+        core = [("defaults", Defaults()), ("log", JsonLog()), ("stages", self.stages), ("console", Console())]
+        self.bus = Bus(plugins, core=core)
+        self.hook = self.bus.hook
+        self.rank = distributed.rank()
+        self.world_size = plan.world_size
+        self.output_dir = plan.output_dir
+        self.phase: Phase = "start"
+        self.stop = signals.StopRequest()
+        self.summary = Summary()
+        self.started = artifacts.now()
+        options = {plugin.name: plugin.options for plugin in plugins}
+        self.mask = Secrets.collect(loaded.config, options).mask
+        self.resolved = dump_resolved(loaded, options)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that talks: logs, tables, files."""
+        return self.rank == 0
+
+    def record(self, logs: Mapping[str, Any], step: int, epoch: float) -> None:
+        """Keep the last value of every metric for the summary."""
+        numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
+        tokens = int(numbers.pop("num_tokens", self.summary.tokens))
+        metrics = {**self.summary.metrics, **numbers}
+        self.summary = replace(self.summary, steps=step, epochs=epoch, tokens=tokens, metrics=metrics)
+
+    def left_behind(self) -> list[tuple[str, Path]]:
+        """What the run folder holds, for people: (what, where)."""
+        plan = self.plan
+        files = [("model", plan.model_dir), ("log", plan.log_path), ("manifest", plan.manifest_path), ("config", plan.config_path)]
+        found = [(name, path) for name, path in files if path.exists()]
+        return found + [("checkpoint", path) for path in artifacts.checkpoints(self.output_dir)[-1:]]
+
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(artifacts.checkpoints(self.output_dir))
+
+
+def train(
+    loaded: LoadedConfig,
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    plugins: Sequence[LoadedPlugin] = (),
+) -> RunResult:
+    """Fine-tune as the config says.
+
+    `resume` is `last` or the path of a checkpoint; `overwrite` deletes an earlier run in the same folder; `plugins` are added
+    to those that the config names (for notebooks and tests). Raises LonglineError, or what a library raised, after every
+    plugin has seen `on_run_end`; an interruption is no error but a result with status `interrupted`.
+    """
+    enabled = [*load_plugins(loaded), *plugins]
+    machine = distributed.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu")))
+    run = Run(loaded, build_plan(loaded.config, machine), enabled)
+    status: Status = "failed"
+    code = EXIT_TRAINING
+    with ExitStack() as stack:
+        if run.is_main:
+            stack.enter_context(_folder(run, resume, overwrite))
+        resume_from = artifacts.resume_point(run.output_dir, resume) if resume else None
+        stack.enter_context(signals.handling(run.stop, lambda signum: _write_manifest(run, "interrupted", 128 + signum)))
+        _write_manifest(run, "running", None)
+        try:
+            _stages(run, resume_from)
+            run.stop.check()
+            status, code = "completed", EXIT_DONE
+        except Interrupted as stop:
+            status, code = "interrupted", stop.exit_code
+        except BaseException as error:
+            code = error.exit_code if isinstance(error, LonglineError) else EXIT_TRAINING
+            run.hook.on_error(run=run, error=error)
+            raise
+        finally:
+            run.phase = "end"
+            # A signal from here on may not cut the last hook short; the second one still ends the process.
+            with run.stop.defer():
+                try:
+                    run.hook.on_run_end(run=run, status=status, summary=run.summary)
+                finally:
+                    _write_manifest(run, status, code)
+    return RunResult(status, code, run.output_dir, run.summary)
+
+
+# --- the stages, in order -------------------------------------------------------------------------------------------------------
+
+
+def _stages(run: Run, resume_from: Path | None) -> None:
+    run.hook.on_run_start(run=run)
+    args = _arguments(run)
+    tokenizer = _tokenizer(run)
+    data = _data(run, tokenizer)
+    model = _model(run, tokenizer)
+    trainer = _trainer(run, args, tokenizer, data, model)
+    _train(run, trainer, resume_from)
+    if not (run.stop.requested and trainer.state.global_step < trainer.state.max_steps):
+        _save(run, trainer)
+        run.stop.signum = None  # it came too late to interrupt anything
+
+
+def _arguments(run: Run) -> Any:
+    """Build the trainer's arguments first: what their class refuses is known before anything is loaded."""
+    from transformers import logging as transformers_logging
+
+    from longline.trainers import method
+
+    run.phase = "arguments"
+    transformers_logging.set_verbosity(transformers_logging.WARNING)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    trainer_args = {
+        **run.plan.trainer_args,
+        "output_dir": str(run.output_dir),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+    }
+    if run.config.early_stopping:
+        trainer_args.setdefault("metric_for_best_model", "loss")
+    run.hook.pre_trainer_args(run=run, trainer_args=trainer_args)
+    return method(run.config.method).arguments(trainer_args)
+
+
+def _tokenizer(run: Run) -> Any:
+    from longline import model as models
+
+    run.phase = "tokenizer"
+    kwargs = models.tokenizer_kwargs(run.config.model)
+    run.hook.pre_tokenizer_load(run=run, tokenizer_kwargs=kwargs)
+    tokenizer = models.load_tokenizer(run.config.model, kwargs)
+    run.hook.post_tokenizer_load(run=run, tokenizer=tokenizer)
+    return tokenizer
+
+
+def _data(run: Run, tokenizer: Any) -> Prepared:
+    from longline.data import prepare
+
+    run.phase = "data"
+    run.hook.pre_data_load(run=run)
+    with distributed.main_rank_first():
+        data = prepare(run.config.data, tokenizer, layout=run.plan.layout, seed=run.plan.seed)
+    run.plan = run.plan.with_rows(len(data.train))
+    run.summary = replace(run.summary, data=data.report.to_dict())
+    run.hook.post_data_load(run=run, data=data)
+    return data
+
+
+def _model(run: Run, tokenizer: Any) -> Any:
+    from transformers import set_seed
+
+    from longline import model as models
+
+    run.phase = "model"
+    # New embeddings and adapters start from random numbers: the same ones in every run of this config, on every rank.
+    set_seed(run.plan.seed)
+    section = run.config.model
+    kwargs = models.model_kwargs(section, run.plan.dtype)
+    run.hook.pre_model_load(run=run, model_kwargs=kwargs, role="policy")
+    model = models.load_model(section, kwargs)
+    models.resize_embeddings(model, tokenizer)
+    if run.plan.layout != "padded":
+        models.require_isolation(model)
+    run.hook.post_model_load(run=run, model=model, role="policy")
+    if run.config.adapter is None:
+        return model
+    config = models.adapter_config(run.config.adapter)
+    models.train_new_tokens(config, section, tokenizer)
+    run.hook.pre_adapter_create(run=run, adapter_config=config)
+    checkpointing = any(run.plan.trainer_args.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
+    model = models.attach_adapter(model, config, activation_checkpointing=checkpointing)
+    run.hook.post_adapter_create(run=run, model=model)
+    return model
+
+
+def _trainer(run: Run, args: Any, tokenizer: Any, data: Prepared, model: Any) -> Any:
+    from transformers import EarlyStoppingCallback
+
+    from longline.trainers import Parts, method
+    from longline.trainers.bridge import HookBridge
+
+    run.phase = "trainer"
+    loss = run.hook.provide_loss(run=run, model=model)
+    parts = Parts(
+        model=model,
+        tokenizer=tokenizer,
+        train=data.train,
+        eval=data.eval,
+        collator=run.hook.provide_collator(run=run, tokenizer=tokenizer),
+        trainer_class=run.hook.provide_trainer_class(run=run),
+    )
+    trainer: Any = method(run.config.method).build(parts, args)
+    trainer.attach(run, loss, lambda rows: ", ".join(data.origin("train", row) for row in rows))
+    if run.config.early_stopping:
+        stopping = run.config.early_stopping
+        trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.threshold))
+    run.hook.post_trainer_create(run=run, trainer=trainer)
+    trainer.add_callback(HookBridge(run, trainer))
+    return trainer
+
+
+def _train(run: Run, trainer: Any, resume_from: Path | None) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    run.phase = "train"
+    trainer.remove_callback(PrinterCallback)
+    begin = time.perf_counter()
+    try:
+        with run.stop.defer():
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        seconds = time.perf_counter() - begin
+        run.summary = replace(run.summary, train_seconds=seconds, steps=trainer.state.global_step)
+    run.hook.on_train_end(run=run, trainer=trainer)
+
+
+def _save(run: Run, trainer: Any) -> None:
+    run.phase = "save"
+    # The trainer switched the cache off; whoever loads the model wants to generate with it.
+    trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True
+
+    def write(folder: Path) -> None:
+        trainer.save_model(str(folder))
+
+    with run.stop.defer():
+        if run.is_main:
+            adapter = run.config.adapter.type if run.config.adapter else None
+            card = artifacts.model_card(run.plan, run.config.model.path, adapter, run.summary.metrics, run.resolved)
+            artifacts.save_model(run.plan.model_dir, write, card)
+        else:
+            write(run.plan.model_dir)  # takes part in gathering shards, writes nothing
+        trainer.accelerator.wait_for_everyone()
+        run.hook.on_save(run=run, path=run.plan.model_dir)
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------------------
+
+
+def _folder(run: Run, resume: str | None, overwrite: bool) -> ExitStack:
+    """Claim the run folder, for this process alone, and put the resolved config into it.
+
+    Raises:
+        ConfigError: it cannot be written, is in use, or holds another run and neither `resume` nor `overwrite` is given.
+    """
+    folder = run.output_dir
+    stack = ExitStack()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(FileLock(folder / ".lock", timeout=0))
+        taken = [path for path in folder.iterdir() if path.name in OWN_NAMES or path.name.startswith("checkpoint-")]
+        if taken and not resume:
+            if not overwrite:
+                hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
+                raise ConfigError(f"{folder} already holds a run", hint=hint)
+            for path in taken:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        artifacts.write_atomically(run.plan.config_path, run.resolved)
+    except Timeout:
+        stack.close()
+        raise ConfigError(f"{folder} is in use by another run", hint="wait for it, or choose another output_dir") from None
+    except OSError as error:
+        stack.close()
+        raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}", hint="check output_dir") from error
+    except BaseException:
+        stack.close()
+        raise
+    return stack
+
+
+def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:
+    if not run.is_main:
+        return
+    account = run.bus.account
+    content = {
+        "id": run.id,
+        "status": status,
+        "exit_code": exit_code,
+        "started": run.started,
+        "ended": artifacts.now() if exit_code is not None else None,
+        "method": run.config.method,
+        "model": run.config.model.path,
+        "world_size": run.world_size,
+        "plan": {fact.name: fact.value for fact in run.plan.facts},
+        "versions": artifacts.versions(),
+        "plugins": [{"name": p.name, "distribution": p.distribution, "version": p.version} for p in run.plugins],
+        "data": run.summary.data,
+        "summary": {
+            "steps": run.summary.steps,
+            "epochs": run.summary.epochs,
+            "train_seconds": round(run.summary.train_seconds, 3),
+            "tokens": run.summary.tokens,
+            "metrics": run.summary.metrics,
+        },
+        "stages": run.stages.as_dict(),
+        "hooks": account.as_dict(),
+    }
+    artifacts.write_manifest(run.plan.manifest_path, content, run.mask)

@@ -1,0 +1,88 @@
+"""The bridge from the trainer's callbacks to Longline's hooks, and the place where a signal stops a run between two steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from longline.distributed import any_rank
+from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from longline.run import Run
+
+
+class HookBridge(TrainerCallback):
+    """Turns what the trainer tells its callbacks into hooks. Added last, so it has the final word on what happens next."""
+
+    def __init__(self, run: Run, trainer: LonglineTrainer) -> None:
+        self.run = run
+        self.trainer = trainer
+        self.stopping = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Training starts, with the state of a resumed run in place."""
+        self.trainer.count_tokens_from(state.log_history)
+        self.run.hook.on_train_begin(run=self.run, trainer=self.trainer)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Gradients are ready."""
+        self.run.hook.pre_optimizer_step(run=self.run, trainer=self.trainer, step=state.global_step + 1)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Weights changed; if a signal came on any rank, save and stop here, on all ranks at the same step."""
+        self.run.hook.on_step_end(run=self.run, step=state.global_step)
+        self.stopping = any_rank(self.run.stop.requested)
+        if self.stopping:
+            self._stop(control, save=True)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The trainer ends an epoch also when it was stopped within one: nothing more is evaluated or saved then."""
+        if self.stopping:
+            self._stop(control, save=False)
+
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A signal ends an evaluation at once: it may take longer than anyone wants to wait."""
+        if self.run.phase == "train" and any_rank(self.run.stop.requested):
+            self.stopping = True
+            raise EvaluationStoppedError
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The trainer logs."""
+        self.run.record(logs or {}, state.global_step, state.epoch or 0.0)
+        self.run.hook.on_log(run=self.run, logs=MappingProxyType(dict(logs or {})), step=state.global_step)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """An evaluation is done and was logged."""
+        self.run.hook.on_evaluate(run=self.run, metrics=MappingProxyType(dict(metrics or {})), step=state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A checkpoint is complete."""
+        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        self.run.hook.on_checkpoint(run=self.run, path=path, step=state.global_step)
+
+    def _stop(self, control: TrainerControl, *, save: bool) -> None:
+        control.should_training_stop = True
+        control.should_evaluate = False
+        control.should_save = save

@@ -1,0 +1,183 @@
+"""What every trainer of Longline adds to transformers.Trainer: whole checkpoints, a loss that is looked at, answers to hooks.
+
+It is a mixin, so that the trainers of trl can have it too.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+
+from longline import artifacts
+from longline.distributed import any_rank
+from longline.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from longline.run import Run
+
+class EvaluationStoppedError(Exception):
+    """A signal arrived during an evaluation; never leaves this package."""
+
+
+class LonglineTrainer(Trainer):
+    """Mixin before a Trainer class. `attach` must be called once, before `train`."""
+
+    run: Run
+    loss_function: Callable[..., Any]
+    describe_rows: Callable[[list[int]], str]
+    stop_on_nonfinite: bool
+
+    def attach(self, run: Run, loss: Callable[..., Any], describe_rows: Callable[[list[int]], str]) -> None:
+        """Hand over what the constructor of a Trainer has no place for."""
+        self.run = run
+        self.loss_function = loss
+        self.describe_rows = describe_rows
+        self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
+        self._row_ids: list[int] = []
+        self._tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+
+    # --- batches and loss -------------------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Take the row ids out of the batch: they are for error messages, no model knows them."""
+        row_ids = inputs.pop("row_ids", None)
+        self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return prepared
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one batch; a loss that is not finite stops before the optimizer sees it."""
+        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self._tokens += real
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.stop_on_nonfinite and any_rank(not math.isfinite(loss.item())):
+            self._raise_nonfinite(loss.item())
+        return loss
+
+    def _raise_nonfinite(self, loss: float) -> None:
+        rows = self.describe_rows(self._row_ids) if not math.isfinite(loss) else "rows of another rank"
+        raise TrainingError(
+            f"the loss is {loss} at step {self.state.global_step + 1}, in {rows}",
+            hint="lower trainer.learning_rate, look at these rows with `longline preview`, or set nonfinite_loss: continue",
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Ask whoever answered provide_loss."""
+        loss, outputs = self.loss_function(self, model, inputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Return the method's own loss and the model's outputs: the core's answer to provide_loss."""
+        return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the number of tokens trained on so far, padding left out, over all ranks."""
+        if "loss" in logs:
+            logs["num_tokens"] = int(self.accelerator.gather(self._tokens.reshape(1)).sum().item())
+        super().log(logs, start_time)
+
+    def count_tokens_from(self, history: list[dict[str, float]]) -> None:
+        """Go on counting where the log of a resumed run ended."""
+        before = next((int(event["num_tokens"]) for event in reversed(history) if "num_tokens" in event), 0)
+        self._tokens.fill_(before if self.is_world_process_zero() else 0)
+
+    # --- optimizer and scheduler ------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Ask whoever answers provide_optimizer, once."""
+        if self.optimizer is None:
+            target = self.model if model is None else model
+            self.optimizer = self.run.hook.provide_optimizer(run=self.run, trainer=self, model=target)
+        return self.optimizer
+
+    def method_optimizer(self, model: Any) -> torch.optim.Optimizer:
+        """Return what `trainer.optim` names: the core's answer to provide_optimizer."""
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Ask whoever answers provide_scheduler, once."""
+        if self.lr_scheduler is None:
+            target = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = self.run.hook.provide_scheduler(
+                run=self.run, trainer=self, optimizer=target, num_training_steps=num_training_steps
+            )
+        return self.lr_scheduler
+
+    def method_scheduler(
+        self, optimizer: torch.optim.Optimizer, num_training_steps: int
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return what `trainer.lr_scheduler_type` names: the core's answer to provide_scheduler."""
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """An evaluation that a signal ended is followed by the checkpoint that the signal promised."""
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        except EvaluationStoppedError:
+            self.control.should_training_stop = True
+            self._save_checkpoint(self.model_wrapped, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where checkpoints go: the staging folder while one is written."""
+        return str(self._staging or super()._get_output_dir(trial))
+
+    _staging: Path | None = None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint beside the run's others and rename it when it is whole.
+
+        Raises:
+            TrainingError: it could not be written; earlier checkpoints are untouched.
+        """
+        run_dir = Path(str(self.args.output_dir))
+        name = f"checkpoint-{self.state.global_step}"
+        staging, final = run_dir / artifacts.STAGING, run_dir / name
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+            self._record_best(staging, run_dir)
+            self.accelerator.wait_for_everyone()
+        except Exception as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise artifacts.not_written(error, final) from error
+        finally:
+            self._staging = None
+        if self.args.should_save:
+            artifacts.publish(staging / name, final)
+            shutil.rmtree(staging, ignore_errors=True)
+            artifacts.prune(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Leave out training_args.bin: a pickle that may hold a hub token, and that nothing needs."""
+        super()._save(output_dir, state_dict)
+        (Path(str(output_dir or self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _record_best(self, staging: Path, run_dir: Path) -> None:
+        """The base class looked for the best checkpoint in the staging folder: name its real place, in the saved state too."""
+        step = self.state.best_global_step
+        if not step:
+            return
+        name = f"checkpoint-{step}"
+        if (staging / name).is_dir() or (run_dir / name).is_dir():
+            self.state.best_model_checkpoint = str(run_dir / name)
+        if self.args.should_save:
+            state = staging / f"checkpoint-{self.state.global_step}" / TRAINER_STATE_NAME
+            self.state.save_to_json(str(state))

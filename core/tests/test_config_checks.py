@@ -1,0 +1,259 @@
+"""What must fit together across sections: each contradiction at its place, with a remedy; what fits is let through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from longline.config.loader import load_config
+from longline.errors import ConfigError
+
+BASE = "model: {path: a/b}\ndata: {train: a/b}\noutput_dir: o\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with two data files, a model folder and a file in the way."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").write_text("{}\n", encoding="utf-8")
+    Path("empty.jsonl").touch()
+    Path("model").mkdir()
+    Path("hollow").mkdir()
+    Path("tiny.gguf").write_bytes(b"GGUF")
+    Path("in_the_way").touch()
+    Path("template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    return tmp_path
+
+
+def mistakes(*overrides: str) -> list[str]:
+    Path("c.yaml").write_text(BASE, encoding="utf-8")
+    try:
+        load_config(Path("c.yaml"), overrides)
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+NO_EVAL = "(add data.eval, or data.eval_fraction: 0.05)"
+EVAL_OFF = "(set trainer.eval_strategy: steps or epoch)"
+
+WRONG: list[tuple[list[str], list[str]]] = [
+    (["model.path=./modle"], ["--set model.path: no such folder: ./modle (did you mean `model`?)"]),
+    (["model.path=tinny.gguf"], ["--set model.path: no such file: tinny.gguf (did you mean `tiny.gguf`?)"]),
+    (
+        ["model.path=~/no/such/model"],
+        [f"--set model.path: no such folder: ~/no/such/model (there is no folder {Path.home()}/no)"],
+    ),
+    (["model.path=train.jsonl"], ["--set model.path: train.jsonl is a file (give its folder, or a file that ends with .gguf)"]),
+    (
+        ["model.path=https://host/m"],
+        ["--set model.path: a url is no model path (a folder, a .gguf file, or a hub id such as owner/name)"],
+    ),
+    (
+        ["model.tokenizer.chat_template=templat.jinja"],
+        ["--set model.tokenizer.chat_template: no such file: templat.jinja (did you mean `template.jinja`?)"],
+    ),
+    (
+        ["model.attn_implementation=flash_attention"],
+        [
+            (
+                "--set model.attn_implementation: unknown attention implementation 'flash_attention' "
+                "(did you mean `flash_attention_2`?)"
+            )
+        ],
+    ),
+    (
+        ["model.attn_implementation=owner/kernel", "data.packing=true"],
+        [
+            (
+                "--set data.packing: owner/kernel is not known to keep packed samples apart "
+                "(turn packing off, or use one of eager, sdpa, flex_attention, "
+                "flash_attention_2, flash_attention_3, flash_attention_4)"
+            )
+        ],
+    ),
+    (
+        ["model.attn_implementation=flash_attention_2", "trainer.use_cpu=true"],
+        [
+            (
+                "--set model.attn_implementation: flash_attention_2 does not run on the CPU that trainer.use_cpu asks for "
+                "(use eager or sdpa)"
+            )
+        ],
+    ),
+    (
+        ["model.quantization={load_in_4bit: true}"],
+        [
+            (
+                "--set model.quantization: quantised weights cannot be trained without an adapter "
+                "(add `adapter: {type: lora}`, or remove model.quantization)"
+            )
+        ],
+    ),
+    (
+        ["model.quantization={bnb_4bit_quant_type: nf4}", "adapter={}"],
+        [
+            (
+                "--set model.quantization: neither load_in_4bit nor load_in_8bit is true, so nothing is quantised "
+                "(set exactly one of them to true)"
+            )
+        ],
+    ),
+    (
+        ["model.quantization={load_in_4bit: true, load_in_8bit: true}", "adapter={}"],
+        ["--set model.quantization: both 4 and 8 bits are asked for (set exactly one of them to true)"],
+    ),
+    (["trainer.bf16=true", "trainer.fp16=true"], ["--set trainer.fp16: bf16 and fp16 exclude each other (keep one of them)"]),
+    (
+        ["model.dtype=bfloat16", "trainer.fp16=true"],
+        [
+            (
+                "--set trainer.fp16: mixed precision in float16 contradicts model.dtype: bfloat16 "
+                "(leave one out, or set model.dtype: float32)"
+            )
+        ],
+    ),
+    (
+        ["model.dtype=float16", "trainer.bf16=true", "adapter={}"],
+        [
+            (
+                "--set trainer.bf16: mixed precision in bfloat16 contradicts model.dtype: float16 "
+                "(leave one out, or set model.dtype: bfloat16)"
+            )
+        ],
+    ),
+    (
+        ["model.dtype=float16"],
+        [
+            (
+                "--set model.dtype: training all weights in float16 overflows: its gradients cannot be scaled "
+                "(use dtype: float32 with trainer.fp16: true, or an adapter)"
+            )
+        ],
+    ),
+    (
+        ["adapter={type: dora, use_dora: false}"],
+        ["--set adapter: adapter.use_dora: contradicts adapter.type: dora (remove it, or use type: lora)"],
+    ),
+    (
+        ["adapter.type=rslora", "adapter.use_rslora=false"],
+        ["--set adapter.use_rslora: contradicts adapter.type: rslora (remove it, or use type: lora)"],
+    ),
+    (
+        ["data.train=trian.jsonl"],
+        ["--set data.train: data.train.0.path: no such file: trian.jsonl (did you mean `train.jsonl`?)"],
+    ),
+    (
+        ["data.train.0.path=nowhere/x.jsonl"],
+        ["--set data.train.0.path: no such file: nowhere/x.jsonl (there is no folder nowhere)"],
+    ),
+    (["data.train.0.path=empty.jsonl"], ["--set data.train.0.path: the file empty.jsonl is empty"]),
+    (["data.train.0.path=hollow"], ["--set data.train.0.path: the folder hollow is empty"]),
+    (["data.train.0.path='*.csv'"], ["--set data.train.0.path: no file matches *.csv"]),
+    (["data.train.0.path=./rows"], ["--set data.train.0.path: no such file: ./rows"]),
+    (
+        ["data.eval=a/b", "data.eval_fraction=0.1"],
+        ["--set data.eval_fraction: data.eval is given too; rows would be set aside for nothing (keep one of them)"],
+    ),
+    (["trainer.eval_strategy=steps"], [f"--set trainer.eval_strategy: needs evaluation data, and there is none {NO_EVAL}"]),
+    (["trainer.eval_steps=5"], [f"--set trainer.eval_steps: needs evaluation data, and there is none {NO_EVAL}"]),
+    (["early_stopping={patience: 2}"], [f"--set early_stopping: needs evaluation data, and there is none {NO_EVAL}"]),
+    (
+        ["trainer.load_best_model_at_end=true", "trainer.metric_for_best_model=loss"],
+        [
+            f"--set trainer.metric_for_best_model: needs evaluation data, and there is none {NO_EVAL}",
+            f"--set trainer.load_best_model_at_end: needs evaluation data, and there is none {NO_EVAL}",
+        ],
+    ),
+    (
+        ["trainer.lr_scheduler_type=reduce_lr_on_plateau"],
+        [f"--set trainer.lr_scheduler_type: needs evaluation data, and there is none {NO_EVAL}"],
+    ),
+    (["trainer.save_strategy=best"], [f"--set trainer.save_strategy: needs evaluation data, and there is none {NO_EVAL}"]),
+    (
+        ["data.eval=a/b", "trainer.eval_strategy=no", "early_stopping={}"],
+        [f"--set early_stopping: needs evaluations, but trainer.eval_strategy is no {EVAL_OFF}"],
+    ),
+    (
+        ["data.eval=a/b", "trainer.load_best_model_at_end=true"],
+        [
+            (
+                "--set trainer.load_best_model_at_end: evaluates by epoch but saves by steps, "
+                "so the best model may not be saved "
+                "(set trainer.save_strategy: epoch, or best)"
+            )
+        ],
+    ),
+    (
+        ["data.eval=a/b", "trainer={load_best_model_at_end: true, eval_steps: 30, save_steps: 50}"],
+        [
+            (
+                "--set trainer: trainer.load_best_model_at_end: saves every 50 steps, "
+                "which is no multiple of the 30 between evaluations "
+                "(set trainer.save_steps: 30, or save_strategy: best)"
+            )
+        ],
+    ),
+    (
+        ["trainer.logging_steps=2.5"],
+        ["--set trainer.logging_steps: must be a whole number above 1, or a share of all steps below it, got 2.5"],
+    ),
+    (
+        ["trainer.dataloader_prefetch_factor=2"],
+        ["--set trainer.dataloader_prefetch_factor: needs data loader workers (set trainer.dataloader_num_workers: 1 or more)"],
+    ),
+    (["output_dir=in_the_way"], ["--set output_dir: in_the_way is a file (name a folder that exists or can be made)"]),
+    (["output_dir=in_the_way/runs/x"], ["--set output_dir: in_the_way is a file (name a folder that exists or can be made)"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), WRONG, ids=[" ".join(overrides) for overrides, _ in WRONG])
+def test_a_contradiction_is_told(overrides: list[str], expected: list[str]) -> None:
+    assert mistakes(*overrides) == expected
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.path=./model"],
+        ["model.path=tiny.gguf"],
+        ["model.path=name"],
+        ["model.tokenizer.chat_template=template.jinja"],
+        ["model.tokenizer.chat_template='{{ x }}'"],
+        ["data.packing=true", "model.attn_implementation=eager"],
+        ["data.packing=true", "model.attn_implementation=flash_attention_2"],
+        ["model.attn_implementation=owner/kernel"],
+        ["model.quantization={load_in_4bit: true}", "adapter={}"],
+        ["model.dtype=bfloat16", "trainer.bf16=true", "adapter={}"],
+        ["model.dtype=float16", "adapter={}"],
+        ["adapter={type: dora, use_dora: true, use_rslora: true}"],
+        ["data.train=train.jsonl"],
+        ["data.train='*.jsonl'"],
+        ["data.train=s3://bucket/rows.jsonl"],
+        ["data.eval_fraction=0.1", "early_stopping={}"],
+        ["data.eval=a/b", "trainer={load_best_model_at_end: true, eval_steps: 25, save_steps: 50}"],
+        ["data.eval=a/b", "trainer={load_best_model_at_end: true, eval_steps: 0.1, save_steps: 0.3}"],
+        ["data.eval=a/b", "trainer={load_best_model_at_end: true, save_strategy: best}"],
+        ["data.eval=a/b", "trainer={load_best_model_at_end: true, save_strategy: epoch}"],
+        ["trainer.eval_strategy=no"],
+        ["trainer.dataloader_prefetch_factor=2", "trainer.dataloader_num_workers=1"],
+        ["output_dir=new/folders/here"],
+    ],
+    ids=" ".join,
+)
+def test_what_fits_is_let_through(overrides: list[str]) -> None:
+    assert mistakes(*overrides) == []
+
+
+def test_a_check_is_left_out_when_what_it_reads_is_wrong_already() -> None:
+    """`eval` is there, though misspelled inside; that there is no evaluation data would be a false alarm."""
+    assert mistakes("data.eval={path: a/b, limt: 5}", "trainer.eval_strategy=steps", "data.train.0.path=trian.jsonl") == [
+        "--set data.eval: data.eval.0.limt: unknown key (did you mean `limit`?)",
+        "--set data.train.0.path: no such file: trian.jsonl (did you mean `train.jsonl`?)",
+    ]
+
+
+def test_a_finished_run_can_be_read_where_its_data_is_not() -> None:
+    Path("c.yaml").write_text(BASE, encoding="utf-8")
+    loaded = load_config(Path("c.yaml"), ["data.train=gone.jsonl"], data_files=False)
+    assert loaded.config.data.train[0].path == "gone.jsonl"

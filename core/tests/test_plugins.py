@@ -1,0 +1,310 @@
+"""Discovery and loading, against distributions that lie installed in a folder of sys.path as pip would leave them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+from longline.config.loader import LoadedConfig, load_config
+from longline.errors import ConfigError, PluginError
+from longline.plugins import Bus, installed, load_plugins, option_models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = """
+    from longline import Plugin, PluginConfig, hookimpl
+
+    class GoodConfig(PluginConfig):
+        every: int = 10
+        '''How often.'''
+        mode: str = "local"
+
+    class GoodPlugin(Plugin):
+        Config = GoodConfig
+
+        @hookimpl
+        def on_log(self, step): ...
+"""
+
+
+class Site:
+    """A folder on sys.path into which distributions are put."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, name, code=GOOD, *, target="GoodPlugin", version="1.0", requires=(), dist=None) -> str:
+        """Install a distribution `longline-<name>` (or `dist`) with the entry point `name` to `target`; returns its module."""
+        dist = dist or f"longline-{name}"
+        module = f"{dist.replace('-', '_')}_{self.folder.parent.name}"  # imports are cached by name: every test has its own
+        (self.folder / f"{module}.py").write_text(dedent(code))
+        info = self.folder / f"{dist.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {dist}", f"Version: {version}", f"Summary: The {name} plugin."]
+        lines += [f"Requires-Dist: {line}" for line in requires]
+        (info / "METADATA").write_text("\n".join(lines) + "\n\n")
+        (info / "entry_points.txt").write_text(f"[longline]\n{name} = {module}:{target}\n")
+        return module
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return Site(folder)
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    """Write a config with a `plugins:` block and load it."""
+
+    def load(plugins: str) -> LoadedConfig:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text('{"text": "a"}\n')
+        text = f"model: {{path: nobody/nothing}}\ndata: {{train: [{{path: {rows}}}]}}\noutput_dir: {tmp_path}/run\nplugins:\n"
+        path = tmp_path / "run.yaml"
+        path.write_text(text + "".join(f"  {line}\n" for line in dedent(plugins).strip().splitlines()))
+        return load_config(path)
+
+    return load
+
+
+def refused(loaded: LoadedConfig) -> PluginError:
+    with pytest.raises(PluginError) as caught:
+        load_plugins(loaded)
+    assert caught.value.exit_code == 3
+    return caught.value
+
+
+# --- what is installed --------------------------------------------------------------------------------------------------------
+
+
+def test_installed_reads_metadata_alone(site: Site):
+    module = site.add("good", "raise RuntimeError('imported')", requires=["longline", "rich>=1"], version="2.5")
+    info = installed()["good"]
+    assert (info.name, info.distribution, info.version, info.summary) == ("good", "longline-good", "2.5", "The good plugin.")
+    assert info.entry_point == f"{module}:GoodPlugin"
+    assert info.requires == ("longline", "rich>=1")
+    assert module not in sys.modules
+
+
+def test_only_plugins_that_the_config_names_are_imported(site: Site, config):
+    named, other = site.add("good"), site.add("other", "raise RuntimeError('imported')")
+    load_plugins(config("- good"))
+    assert named in sys.modules
+    assert other not in sys.modules
+
+
+def test_without_plugins_nothing_is_even_looked_up(config):
+    assert load_plugins(config("[]")) == []
+
+
+# --- loading ------------------------------------------------------------------------------------------------------------------
+
+
+def test_loaded_plugins_have_their_options_in_the_order_of_the_config(site: Site, config):
+    site.add("zebra", version="3.1")
+    site.add("ant")
+    zebra, ant = load_plugins(config("- zebra: {every: 5, on_error: raise}\n- ant"))
+    assert (zebra.name, zebra.distribution, zebra.version, zebra.on_error) == ("zebra", "longline-zebra", "3.1", "raise")
+    assert zebra.options.every == 5
+    assert zebra.instance.config is zebra.options
+    assert ant.options.every == 10
+    assert ant.on_error == "continue"
+    assert Bus([zebra, ant]).answers()["on_log"] == ["zebra", "ant"]
+
+
+def test_an_unknown_name_gets_the_nearest_one_and_the_pip_command(site: Site, config):
+    site.add("swanlab")
+    error = refused(config("- swanlb\n- Quux_B"))
+    assert "plugin 'swanlb' is not installed (did you mean 'swanlab'?)" in error.message
+    assert "plugin 'Quux_B' is not installed (installed: swanlab)" in error.message
+    assert "pip install longline-swanlb" in error.hint
+    assert "pip install longline-quux-b" in error.hint
+
+
+def test_two_distributions_of_one_name_are_refused_when_enabled_only(site: Site, config):
+    site.add("good")
+    site.add("twin", dist="longline-twin-a", version="1")
+    site.add("twin", dist="longline-twin-b", version="2")
+    assert [plugin.name for plugin in load_plugins(config("- good"))] == ["good"]
+    message = refused(config("- twin")).message
+    assert "longline-twin-a 1" in message
+    assert "longline-twin-b 2" in message
+
+
+def test_a_plugin_given_twice_is_a_mistake_of_the_config(site: Site, config):
+    site.add("good")
+    with pytest.raises(ConfigError, match="given twice"):
+        config("- good\n- good: {every: 3}")
+
+
+@pytest.mark.parametrize(
+    ("requires", "reason", "remedy"),
+    [
+        (["longline>=99"], r"it requires longline>=99, but longline 0\.\d+\.\d+ is installed", "pip install 'longline>=99'"),
+        (
+            ["no-such-package>=2"],
+            "it requires no-such-package>=2, but no-such-package is not installed",
+            "'no-such-package>=2'",
+        ),
+        (["rich<1", "click<1"], r"rich<1, but rich \d.*; it requires click<1", "'rich<1' 'click<1'"),
+        (["longline[missing]", "longline[qlora-of-99]>=99"], "longline>=99", "longline>=99"),
+        (["no-such-package; python_version > '3'"], "no-such-package is not installed", "no-such-package"),
+    ],
+)
+def test_unsatisfied_requirements_are_refused_before_the_import(site: Site, config, requires, reason, remedy):
+    module = site.add("needy", "raise RuntimeError('imported')", requires=requires, version="4.2")
+    error = refused(config("- needy"))
+    assert error.message.startswith("plugin 'needy' (longline-needy 4.2) cannot be used here: ")
+    assert re.search(reason, error.message)
+    assert remedy in error.hint
+    assert module not in sys.modules
+
+
+def test_markers_and_extras_that_do_not_apply_require_nothing(site: Site, config):
+    requires = ["no-such-package; python_version < '3'", "no-such-package; extra == 'dashboard'", "longline", "rich"]
+    site.add("good", requires=requires)
+    assert len(load_plugins(config("- good"))) == 1
+
+
+def test_an_extra_of_a_requirement_brings_its_own_requirements(site: Site, config):
+    site.add("base", requires=["no-such-package>=3; extra == 'fast'"])
+    site.add("user", requires=["longline-base[fast]"])
+    assert len(load_plugins(config("- base"))) == 1
+    assert "no-such-package is not installed" in refused(config("- user")).message
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import no_such_module_xyz", "ModuleNotFoundError: No module named 'no_such_module_xyz'"),
+        ("x = 1 / 0", "ZeroDivisionError: division by zero"),
+        ("def broken(:", "SyntaxError"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("x = 1", "AttributeError: module"),
+    ],
+)
+def test_a_failing_import_names_plugin_exception_place_and_remedy(site: Site, config, code, what):
+    module = site.add("broken", f"\n\n{code}\n", version="0.9")
+    error = refused(config("- broken"))
+    assert "plugin 'broken' (longline-broken 0.9) cannot be imported: " in error.message
+    assert what in error.message
+    if not what.startswith("AttributeError"):
+        assert f"{module}.py:3)" in error.message
+    assert "pip install --force-reinstall longline-broken" in error.hint
+    assert "remove 'broken' from plugins:" in error.hint
+    assert error.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("definition", "what"),
+    [
+        ("class X: ...", "is the class X, which does not derive from longline.Plugin"),
+        ("def X(config): ...", "is a function; it must name a class"),
+        ("X = Plugin(None)", "is an instance of Plugin; it must name a class"),
+        ("import json as X", "is a module; it must name a class"),
+        ("X = Plugin", "is the class Plugin, which does not derive"),
+        ("class X(Plugin):\n    Config = dict", "has a Config that is no pydantic model"),
+        ("class C(PluginConfig):\n    on_error: str = ''\nclass X(Plugin):\n    Config = C", "has an option `on_error`"),
+        ("class X(Plugin):\n    claims = 'loss'", "has claims that are no set of names: 'loss'"),
+    ],
+)
+def test_what_is_no_plugin_class_is_refused(site: Site, config, definition, what):
+    site.add("odd", f"from longline import Plugin, PluginConfig\n{definition}\n", target="X", version="0.9")
+    error = refused(config("- odd"))
+    assert "plugin 'odd' (longline-odd 0.9): its entry point" in error.message
+    assert what in error.message
+    assert "pip install --upgrade longline-odd" in error.hint
+
+
+def test_a_constructor_that_fails_cannot_start(site: Site, config):
+    code = GOOD + "\n        def __init__(self, config):\n            raise OSError('no display')\n"
+    module = site.add("good", code)
+    message = refused(config("- good")).message
+    assert "plugin 'good' (longline-good 1.0) cannot start: OSError: no display" in message
+    assert f"{module}.py:" in message
+
+
+def test_all_plugins_that_cannot_be_imported_are_told_at_once(site: Site, config):
+    site.add("one", "import no_such_module_one")
+    site.add("two", "import no_such_module_two")
+    message = refused(config("- one\n- two")).message
+    assert "no_such_module_one" in message
+    assert "no_such_module_two" in message
+
+
+def test_two_plugins_that_claim_the_same_are_refused(site: Site, config):
+    code = GOOD + '\n        claims = frozenset({"loss", "%s"})\n'
+    site.add("liger", code % "a")
+    site.add("fused", code % "b", version="2.0")
+    message = refused(config("- liger\n- fused")).message
+    assert "plugin 'liger' (longline-liger 1.0) and plugin 'fused' (longline-fused 2.0) both claim 'loss'" in message
+    assert len(load_plugins(config("- fused"))) == 1
+
+
+def test_a_misspelled_hook_is_found_by_loading_alone(site: Site, config):
+    site.add("good", GOOD.replace("on_log", "on_lgo"))
+    assert "there is no hook 'on_lgo'; did you mean 'on_log'?" in refused(config("- good")).message
+
+
+# --- options ------------------------------------------------------------------------------------------------------------------
+
+
+def test_all_wrong_options_of_all_plugins_come_at_once_with_places(site: Site, config):
+    site.add("one")
+    site.add("two")
+    loaded = config(
+        """
+        one:
+          evry: 5
+          mode: 3
+        two:
+          every: soon
+        """
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_plugins(loaded)
+    assert caught.value.exit_code == 2
+    told = {problem.path: problem for problem in caught.value.problems}
+    assert set(told) == {"plugins.one.evry", "plugins.one.mode", "plugins.two.every"}
+    assert told["plugins.one.evry"].where.endswith("run.yaml:6:5")
+    assert "every" in told["plugins.one.evry"].hint
+    assert ":7:" in told["plugins.one.mode"].where
+    assert ":9:" in told["plugins.two.every"].where
+    assert "whole number" in told["plugins.two.every"].message
+
+
+def test_an_option_that_pydantic_would_drop_is_an_error(site: Site, config):
+    code = GOOD.replace("class GoodConfig(PluginConfig)", "from pydantic import BaseModel\n    class GoodConfig(BaseModel)")
+    site.add("lax", code)
+    with pytest.raises(ConfigError) as caught:
+        load_plugins(config("lax: {evry: 5, every: x}"))
+    assert {problem.path for problem in caught.value.problems} == {"plugins.lax.evry", "plugins.lax.every"}
+
+
+def test_option_models_are_those_of_every_plugin_that_can_be_imported(site: Site):
+    site.add("good")
+    site.add("broken", "import no_such_module_xyz")
+    site.add("needy", requires=["longline>=99"])
+    skipped: dict[str, str] = {}
+    models = option_models(lambda info, why: skipped.update({info.name: why}))
+    assert list(models["good"].model_fields) == ["every", "mode"]
+    assert set(skipped) == {"broken", "needy"}
+    assert "no_such_module_xyz" in skipped["broken"]
+
+
+# --- imports ------------------------------------------------------------------------------------------------------------------
+
+
+def test_neither_torch_nor_transformers_is_imported():
+    modules = "longline.plugins, longline.hookspecs, longline.testing, longline.cli.plugins"
+    code = f"import sys, {modules}; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

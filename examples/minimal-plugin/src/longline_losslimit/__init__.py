@@ -1,0 +1,1 @@
+"""A Longline plugin that raises an alert when the training loss stays above a limit."""

@@ -1,0 +1,3 @@
+"""Wants a library that is not there; must be refused before it is imported."""
+
+raise RuntimeError("imported in spite of its requirements")
