@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from time import perf_counter
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pluggy
-
 from longline import Plugin, hookimpl, hookspecs
 from longline.plugins import Bus, LoadedPlugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDS, CALLS = 200, 500
 

@@ -75,8 +75,9 @@ def _recording(hook: str, facts: HookFacts) -> Callable[..., None]:
         self.calls.append(f"{hook}({', '.join(shown)})")
 
     record.__name__ = hook
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *facts.arguments)]
-    record.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in facts.arguments]
+    record.__signature__ = inspect.Signature([itself, *wanted])  # type: ignore[attr-defined]
     return hookimpl(record)
 
 

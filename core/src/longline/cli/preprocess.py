@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Prepare the data of CONFIG and print the account of it.
 
-    What is prepared is kept in the cache (data.cache_dir, LONGLINE_CACHE, or the user's cache folder); `longline train` with the
-    same data, options and tokenizer takes it from there. No model is loaded.
+    What is prepared is kept in the cache (data.cache_dir, LONGLINE_CACHE, or the user's cache folder); `longline train` with
+    the same data, options and tokenizer takes it from there. No model is loaded.
     """
     from longline.data.summary import summary
 

@@ -33,7 +33,8 @@ SPECIAL = "magenta"
 def command(config: Path, overrides: tuple[str, ...], rows: int, split: Literal["train", "eval"], index: int) -> None:
     """Show rows of CONFIG's data with trained and masked tokens in colour, then counts.
 
-    Trained tokens are bold green, masked ones dim, special tokens magenta. Without colour, ⟦ and ⟧ stand around what is trained.
+    Trained tokens are bold green, masked ones dim, special tokens magenta. Without colour, ⟦ and ⟧ stand around what is
+    trained.
     """
     from rich.console import Console
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -63,21 +64,31 @@ def log_failure(failure: Contained) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Answer:
-    """One implementation of a hook: who gave it (None: the core), the bound function, the arguments that it wants."""
+    """One implementation of a hook: who gave it (None: the core), the function, and what picks its arguments from a call's."""
 
     name: str
     plugin: LoadedPlugin | None
     function: Callable[..., Any]
-    arguments: tuple[str, ...]
+    pick: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     cost: HookCost
 
 
-class _Frame(threading.local):
-    """What runs in this thread: `active` answers, and the seconds of the hooks raised inside the innermost of them."""
+@dataclass(slots=True)
+class _Frame:
+    """What runs in one thread: the stack of `active` answers, the seconds of hooks raised inside the innermost of them, and
+    what the last answer took in all.
+    """
+
+    active: list[_Answer] = field(default_factory=list)
+    inner: float = 0.0
+    took: float = 0.0
+
+
+class _Frames(threading.local):
+    """The frame of each thread, as a plain object: attributes of thread-locals themselves are slow."""
 
     def __init__(self) -> None:
-        self.active: set[_Answer] = set()
-        self.inner = 0.0
+        self.mine = _Frame()
 
 
 class HookCall:
@@ -88,14 +99,14 @@ class HookCall:
     What the core's own objects raise comes through as it is.
     """
 
-    __slots__ = ("_account", "_answers", "_arguments", "_bus", "_frame", "_main_only", "facts", "name")
+    __slots__ = ("_account", "_answers", "_arguments", "_bus", "_frames", "_main_only", "facts", "name")
 
     def __init__(self, name: str, facts: hookspecs.HookFacts, bus: Bus, answers: tuple[_Answer, ...]) -> None:
         self.name = name
         self.facts = facts
         self._bus = bus
         self._account = bus.account
-        self._frame = bus.frame
+        self._frames = bus.frames
         self._answers = answers
         self._arguments = frozenset(facts.arguments)
         self._main_only = facts.ranks == "main"
@@ -117,7 +128,7 @@ class HookCall:
             return self._ask(kwargs, begin)
         spent = perf_counter() - begin
         self._account.bus_seconds += spent
-        self._frame.inner += spent
+        self._frames.mine.inner += spent
         return None
 
     def _refuse(self, kwargs: Mapping[str, Any]) -> NoReturn:
@@ -128,59 +139,48 @@ class HookCall:
         raise TypeError(f"hook {self.name}({', '.join(self.facts.arguments)}): {'; '.join(parts)}")
 
     def _ask(self, kwargs: Mapping[str, Any], begin: float) -> Any:
-        """Call every answer in order; what the answers themselves took is taken off the bus's own time."""
-        frame = self._frame
-        outer, spent = frame.inner, 0.0
-        stop: Exception | None = None
+        """Call every answer in order; what they took is taken off the bus's own time."""
+        frame, kind = self._frames.mine, self.facts.kind
+        outer, depth, spent = frame.inner, len(frame.active), 0.0
+        stop: BaseException | None = None
         try:
             for answer in self._answers:
                 if answer in frame.active:  # it raised this event itself, or its own failure did: it is not handed it again
                     continue
-                start = perf_counter()
-                try:
-                    value = self._call(answer, kwargs)
-                except Interrupted:
-                    raise
-                except Exception as error:
-                    if self.facts.kind != "observe":
-                        raise
+                value, error = self._call(answer, kwargs, frame)
+                spent += frame.took
+                if error is not None:
+                    if kind != "observe" or not _can_wait(error):
+                        raise error
                     stop = stop or error  # an event is told to all before it stops the run
-                    continue
-                finally:
-                    spent += perf_counter() - start
-                if value is not None and self.facts.kind == "provide":
+                elif value is not None and kind == "provide":
                     self._bus.provided[self.name] = answer.name
                     return value
             if stop is not None:
                 raise stop
         finally:
+            del frame.active[depth:]
             total = perf_counter() - begin
             self._account.bus_seconds += total - spent
             frame.inner = outer + total
 
-    def _call(self, answer: _Answer, kwargs: Mapping[str, Any]) -> Any:
+    def _call(self, answer: _Answer, kwargs: Mapping[str, Any], frame: _Frame) -> tuple[Any, BaseException | None]:
         """Call one answer and enter it in the account, without the time of hooks that it raised itself."""
-        frame, cost = self._frame, answer.cost
+        value, error = None, None
+        frame.active.append(answer)
         frame.inner = 0.0
-        frame.active.add(answer)
         start = perf_counter()
         try:
-            value = answer.function(**{name: kwargs[name] for name in answer.arguments})
+            value = answer.function(*answer.pick(kwargs))
             if value is not None and self.facts.kind == "shape":
                 self._refuse_value(value)
-        except (Interrupted, HookError):
-            raise
-        except (Exception, SystemExit) as error:  # a library that calls sys.exit() must not end a run as a success
-            if answer.plugin is None:
-                raise
-            self._failed(answer.plugin, answer.cost, error)
-            return None
-        else:
-            return value
-        finally:
-            cost.calls += 1
-            cost.seconds += perf_counter() - start - frame.inner
-            frame.active.discard(answer)
+        except BaseException as raised:
+            error = self._judge(answer, raised)
+        frame.took = perf_counter() - start
+        answer.cost.calls += 1
+        answer.cost.seconds += frame.took - frame.inner
+        frame.active.pop()
+        return value, error
 
     def _refuse_value(self, value: object) -> NoReturn:
         """A shape hook that returns something believes that it replaces what it was handed; saying nothing would hide that."""
@@ -188,21 +188,29 @@ class HookCall:
             f"{self.name} returned a {type(value).__name__}; change what the hook is handed in place, return nothing"
         )
 
-    def _failed(self, plugin: LoadedPlugin, cost: HookCost, error: BaseException) -> None:
-        """Count a plugin's failure; contain it, or raise `HookError` from it."""
+    def _judge(self, answer: _Answer, error: BaseException) -> BaseException | None:
+        """What an exception comes to: None when it is contained, otherwise what is to be raised."""
+        plugin, cost = answer.plugin, answer.cost
+        # A library that calls sys.exit() must not end a run as if it were done.
+        ordinary = isinstance(error, (Exception, SystemExit)) and not isinstance(error, (Interrupted, HookError))
+        if plugin is None or not ordinary:
+            return error
         cost.failures += 1
         cost.last_error = f"{type(error).__name__}: {error}"
         if self.facts.kind == "observe" and plugin.on_error == "continue":
             if cost.failures == 1:
                 self._bus.on_failure(Contained(plugin, self.name, error))
-            return
+            return None
         what, hint = (error.message, error.hint) if isinstance(error, LonglineError) else (cost.last_error, None)
-        raise HookError(
-            f"{plugin.label} stopped the run in {self.name}: {what}",
-            plugin=plugin.name,
-            hook=self.name,
-            hint=hint or plugin.remedy,
-        ) from error
+        text = f"{plugin.label} stopped the run in {self.name}: {what}"
+        stop = HookError(text, plugin=plugin.name, hook=self.name, hint=hint or plugin.remedy)
+        stop.__cause__ = error
+        return stop
+
+
+def _can_wait(error: BaseException) -> bool:
+    """Whether the others may still be told of an event first; an interruption stops at once."""
+    return isinstance(error, (Exception, SystemExit)) and not isinstance(error, Interrupted)
 
 
 class HookRelay:
@@ -237,7 +245,7 @@ class Bus:
         self.on_failure = on_failure
         self.provided: dict[str, str] = {}
         self.trace: list[tuple[str, tuple[str, ...]]] | None = None
-        self.frame = _Frame()
+        self.frames = _Frames()
         owners = {plugin.name: plugin for plugin in loaded}
         self._calls: dict[str, HookCall] = {}
         for name, facts in hookspecs.hook_facts().items():
@@ -250,9 +258,26 @@ class Bus:
     def _answer(self, hook: str, implementation: pluggy.HookImpl, owners: Mapping[str, LoadedPlugin]) -> _Answer:
         plugin = owners.get(implementation.plugin_name)
         cost = self.account.open(implementation.plugin_name, hook, core=plugin is None)
-        arguments = tuple(inspect.signature(implementation.function).parameters)
-        return _Answer(implementation.plugin_name, plugin, implementation.function, arguments, cost)
+        function, pick = _positional(implementation.function)
+        return _Answer(implementation.plugin_name, plugin, function, pick, cost)
 
     def answers(self) -> dict[str, list[str]]:
         """Who answers each hook, in the order of calls; every hook is there, in the order of time."""
         return {name: list(call.plugins) for name, call in self._calls.items()}
+
+
+def _positional(function: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
+    """A function that takes its arguments by position, and what picks them from the keywords of a call."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters]
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
+        return (lambda *values: function(**dict(zip(names, values, strict=True)))), _picker(names)
+    return function, _picker(names)
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if not names:
+        return lambda kwargs: ()
+    if len(names) == 1:
+        return lambda kwargs, name=names[0]: (kwargs[name],)  # type: ignore[misc]
+    return itemgetter(*names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 
 from longline.errors import ConfigError, Problem
@@ -12,11 +13,34 @@ from longline.trainers.trainer import LonglineTrainer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from transformers.trainer_utils import EvalLoopOutput
+
     from longline.trainers import Parts
 
 
 class SFTTrainer(LonglineTrainer, Trainer):
-    """transformers.Trainer with Longline's checkpoints, loss guard and answers to hooks."""
+    """transformers.Trainer with Longline's checkpoints, loss guard and answers to hooks.
+
+    Its eval_loss is the mean over all trained tokens, as `longline evaluate` computes it, and not the mean of batch means, which
+    depends on the batch size.
+    """
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Run the base class's loop while `prediction_step` sums up losses and tokens."""
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss, tokens = self.accelerator.reduce(self._sums, reduction="sum").tolist()
+        if tokens and f"{metric_key_prefix}_loss" in output.metrics:
+            output.metrics[f"{metric_key_prefix}_loss"] = loss / tokens
+        return output
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one batch, and add its loss and its tokens to the sums."""
+        tokens = (inputs["labels"][..., 1:] != -100).sum()
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if loss is not None and tokens:
+            self._sums += torch.stack([loss.double() * tokens, tokens.double()])
+        return loss, logits, labels
 
 
 def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
