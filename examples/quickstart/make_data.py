@@ -37,7 +37,8 @@ HOUR_WORDS = [
     "six", "seven", "eight", "nine", "ten", "eleven",
 ]  # fmt: skip
 HOURS = [hour for hour in range(6, 23) if hour != 12]
-CLOCK_TIMES = [(hour, minute) for hour in HOURS for minute in (0, 15, 30)]
+SHORT_TIMES = [(hour, minute) for hour in HOURS for minute in (0, 15, 30, 45)]
+SPOKEN_TIMES = [(hour, minute) for hour in HOURS for minute in (0, 30)]
 
 # {on_day} becomes "on Friday" or "tomorrow"; {day} becomes "Friday" or "tomorrow".
 TRAIN_TEMPLATES = [
@@ -61,6 +62,8 @@ TRAIN_TEMPLATES = [
     "set a reminder for {day} at {time}: {task}",
     "reminder for {day}, {time}: {task}",
     "reminder: {task} {on_day} at {time}",
+    "reminder: {task} at {time}, {day}",
+    "{time} {day}: {task}",
     "{day} {time}: {task}",
     "{task} {on_day} at {time}",
     "{task}, {day} at {time}",
@@ -179,7 +182,7 @@ def short_style(hour, minute):
 
 def spoken_style(hour, minute):
     """Say a time in words: "half past six in the evening"."""
-    past = {0: "", 15: "quarter past ", 30: "half past "}[minute]
+    past = {0: "", 30: "half past "}[minute]
     return f"{past}{HOUR_WORDS[hour % 12]} {part_of_day(hour)}"
 
 
@@ -220,15 +223,26 @@ def row(question, answer):
 
 def make_rows(rng, count, templates, tasks):
     """Draw ``count`` rows that use templates, tasks, days and times evenly."""
-    decks = [shuffled_forever(rng, items) for items in (templates, tasks, DAYS, CLOCK_TIMES)]
-    styles = shuffled_forever(rng, [short_style, spoken_style])
+    decks = [shuffled_forever(rng, items) for items in (templates, tasks, DAYS)]
+    times = spelled_times(rng)
     rows = []
     for _ in range(count):
-        template, task, day, (hour, minute) = (next(deck) for deck in decks)
-        question = sentence(template, task, day, next(styles)(hour, minute))
-        answer = {"task": task, "day": day.lower(), "time": full_style(hour, minute)}
-        rows.append(row(question, answer))
+        template, task, day = (next(deck) for deck in decks)
+        asked, answered = next(times)
+        question = sentence(template, task, day, asked)
+        rows.append(row(question, {"task": task, "day": day.lower(), "time": answered}))
     return rows
+
+
+def spelled_times(rng):
+    """Yield a time as it is asked for and as it is answered, in both styles equally often."""
+    decks = {
+        short_style: shuffled_forever(rng, SHORT_TIMES),
+        spoken_style: shuffled_forever(rng, SPOKEN_TIMES),
+    }
+    for style in shuffled_forever(rng, decks):
+        time = next(decks[style])
+        yield style(*time), full_style(*time)
 
 
 def plain_words(text):

@@ -114,7 +114,7 @@ def launch(arguments: Sequence[str], nproc: int, output_dir: Path) -> int:
     is the one that the main rank wrote into the manifest, since torchrun knows only success and failure.
     """
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)),
+        *(sys.executable, "-m", "longline.distributed", "--standalone", "--nproc-per-node", str(nproc)),
         *("-m", "longline", *arguments),
     ]
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
@@ -156,3 +156,21 @@ def _recorded(output_dir: Path) -> tuple[str, int] | None:
         return str(manifest["ended"]), int(manifest["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def torchrun() -> None:
+    """Run torchrun with this process's arguments, without its own account of a rank that failed: the rank has told why."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        main()
+    except ChildFailedError:
+        sys.exit(EXIT_TRAINING)
+
+
+if __name__ == "__main__":
+    torchrun()

@@ -46,13 +46,13 @@ def find_target(text: str, overrides: Sequence[str] = (), *, base: bool = False,
     """
     path = Path(text).expanduser()
     if path.is_dir() and (path / "run.json").is_file():
-        loaded = load_config(path / "config.yaml", overrides)
+        loaded = load_config(path / "config.yaml", overrides, data_files=False)
         weights = None if base else _weights(path, checkpoint)
         return Target(loaded.config.model, loaded, path, weights)
     if checkpoint:
         raise ConfigError(f"--checkpoint: {text} is not a run folder")
     if path.suffix in (".yaml", ".yml"):
-        loaded = load_config(path, overrides)
+        loaded = load_config(path, overrides, data_files=False)
         return Target(loaded.config.model, loaded)
     if overrides:
         raise ConfigError("--set changes a config, and the target is none")

@@ -276,16 +276,13 @@ def _save(run: Run, trainer: Any) -> None:
     # The trainer switched the cache off; whoever loads the model wants to generate with it.
     trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True
 
-    def write(folder: Path) -> None:
-        trainer.save_model(str(folder))
-
     with run.stop.defer():
         if run.is_main:
             adapter = run.config.adapter.type if run.config.adapter else None
             card = artifacts.model_card(run.plan, run.config.model.path, adapter, run.summary.metrics, run.resolved)
-            artifacts.save_model(run.plan.model_dir, write, card)
+            artifacts.save_model(run.plan.model_dir, trainer.save_final, card)
         else:
-            write(run.plan.model_dir)  # takes part in gathering shards, writes nothing
+            trainer.save_final(run.plan.model_dir)  # takes part in gathering shards, writes nothing
         trainer.accelerator.wait_for_everyone()
         run.hook.on_save(run=run, path=run.plan.model_dir)
 

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from longline.data.masks import ChatMasker, Conversation, learnt_messages
 from longline.data.template import TemplateError
 from longline.data.tokenize import Encoder
@@ -39,10 +38,18 @@ def conversation(messages, overrides=None, tools=None):
     return Conversation([dict(message) for message in messages], overrides or [None] * len(messages), tools)
 
 
+def encoded(tokenizer, piece):
+    """The tokens of a rendered conversation."""
+    encoder = Encoder(tokenizer)
+    with encoder.exact():
+        [tokens] = encoder.encode([piece], raw=False, add_eos=False, limit=None)
+    return tokens
+
+
 def masked(tokenizer, marked, messages, train_on="assistant", overrides=None, tools=None):
     """The conversation with ⟦ ⟧ around learnt tokens."""
     piece = ChatMasker(tokenizer).piece(conversation(messages, overrides, tools), train_on)
-    [tokens] = Encoder(tokenizer).encode([piece], raw=False, add_eos=False, limit=None)
+    tokens = encoded(tokenizer, piece)
     return marked(tokenizer, tokens.ids, tokens.labels)
 
 
@@ -74,14 +81,14 @@ def test_tokens_are_those_of_the_full_text(template_tokenizer, name):
     tokenizer = template_tokenizer(name)
     messages = CONVERSATIONS["talk"]
     piece = ChatMasker(tokenizer).piece(conversation(messages), "assistant")
-    [tokens] = Encoder(tokenizer).encode([piece], raw=False, add_eos=False, limit=None)
+    tokens = encoded(tokenizer, piece)
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     assert tokens.ids.tolist() == tokenizer(whole, add_special_tokens=False)["input_ids"]
     assert tokens.terminators == 2
 
 
 @pytest.mark.parametrize(
-    "name", ["cohere", "cohere2", "gemma", "gemma3", "lfm2", "llama3", "phi3", "phi3_5", "nemotron_3_nano", "qwen3_vl", "qwen3_instruct_2507"]
+    "name", ["cohere", "cohere2", "gemma", "gemma3", "lfm2", "llama3", "nemotron_3_nano", "qwen3_vl", "qwen3_instruct_2507"]
 )
 def test_spans_equal_those_of_the_same_template_with_generation_marks(name):
     """trl ships templates beside copies that people marked by hand: an independent answer to the same question."""
@@ -101,7 +108,7 @@ def test_spans_equal_those_of_the_same_template_with_generation_marks(name):
     for messages in (CONVERSATIONS["talk"], [ASKED, {**ANSWER, "content": "  spaced \n"}]):
         ours = ChatMasker(plain).piece(conversation(messages), "assistant")
         theirs = by_hand.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-        [tokens] = Encoder(plain).encode([ours], raw=False, add_eos=False, limit=None)
+        tokens = encoded(plain, ours)
         assert tokens.ids.tolist() == theirs["input_ids"]
         learnt = [int(label != -100) for label in tokens.labels]
         # Some of the marked copies also learn the line break behind the end of a turn; nothing else may differ.
@@ -181,7 +188,7 @@ def test_text_that_looks_like_the_template_is_not_taken_for_it(chatml, marked):
 def test_learnt_tokens_spell_the_content(template_tokenizer, name, content):
     tokenizer = template_tokenizer(name)
     piece = ChatMasker(tokenizer).piece(conversation([ASKED, {"role": "assistant", "content": content}]), "assistant")
-    [tokens] = Encoder(tokenizer).encode([piece], raw=False, add_eos=False, limit=None)
+    tokens = encoded(tokenizer, piece)
     learnt = tokenizer.decode([token for token, label in zip(tokens.ids, tokens.labels, strict=True) if label != -100])
     assert content.strip() in learnt
     assert len(learnt) <= len(content) + len(" <end_of_turn>") + 1
@@ -210,34 +217,27 @@ def test_tool_definitions_are_masked_and_calls_learnt(template_tokenizer, marked
     assert '"description": "adds"' in found
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("{% for i in range(messages|length) %}{{ messages[i].content + '</s>' }}{% endfor %}", "writes it 0 times"),
-        ("{% for m in messages %}{{ m.content | upper + '</s>' }}{% endfor %}", "does not write its content"),
-        ("{% set t %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}{{ t }}", "writes it 0 times"),
-        ("{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content + '</s>' }}{% endif %}{% endfor %}", "leaves it out"),
-        ("{% for m in messages %}{{ m.content }}</s>{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", "2 times"),
-        ("{% for m in messages %}{{ m.content }}</s>{% if m.role == 'user' %}{{ messages[1].content }}{% endif %}{% endfor %}", None),
-        ("{{ raise_exception('no') }}", "refuses it: no"),
-        (
-            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content[:2] }}{% endgeneration %}"
-            "{{ m.content[2:] }}</s>{% else %}{{ m.content }}{% endif %}{% endfor %}",
-            "generation block leaves out part",
-        ),
-    ],
-)
+OPEN, CLOSE = "{% for m in messages %}", "{% endfor %}"
+UNCLEAR = {
+    "{% for i in range(messages|length) %}{{ messages[i].content + '</s>' }}{% endfor %}": "writes it 0 times",
+    OPEN + "{{ m.content | upper + '</s>' }}" + CLOSE: "does not write its content",
+    "{% set t %}" + OPEN + "{{ m.content }}" + CLOSE + "{% endset %}{{ t }}": "writes it 0 times",
+    OPEN + "{% if m.role == 'assistant' %}{{ m.content + '</s>' }}{% endif %}" + CLOSE: "leaves it out",
+    OPEN + "{{ m.content }}</s>" + CLOSE + OPEN + "{{ m.content }}" + CLOSE: "writes it 2 times",
+    "{{ raise_exception('no') }}": "refuses it: no",
+    OPEN
+    + "{% if m.role == 'assistant' %}{% generation %}{{ m.content[:2] }}{% endgeneration %}{{ m.content[2:] }}</s>"
+    + "{% else %}{{ m.content }}{% endif %}"
+    + CLOSE: "generation block leaves out part",
+}
+
+
+@pytest.mark.parametrize(("template", "message"), UNCLEAR.items())
 def test_unclear_templates_are_refused_not_guessed(template_tokenizer, template, message):
     tokenizer = template_tokenizer("chatml")
     tokenizer.chat_template = template
-    piece = None
-    try:
-        piece = ChatMasker(tokenizer).piece(conversation([ASKED, ANSWER]), "assistant")
-    except TemplateError as error:
-        assert message and message in str(error)
-    else:
-        assert message is None
-        assert [piece.text[start:end] for start, end in piece.spans] == ["I am fine.</s>"]
+    with pytest.raises(TemplateError, match=message):
+        ChatMasker(tokenizer).piece(conversation([ASKED, ANSWER]), "assistant")
 
 
 def test_tool_result_inside_an_answer_is_refused(template_tokenizer):

@@ -14,6 +14,8 @@ import click
 from longline import __version__
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError
 
+DEBUG = "LONGLINE_DEBUG"
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("longline.cli.train", "Fine-tune a model as a config says."),
     "check": ("longline.cli.check", "Report every mistake of a config, in under a second."),
@@ -66,9 +68,11 @@ def run_cli(args: list[str] | None = None) -> int:
     `args` leaves out the program's name; None takes sys.argv.
     """
     args = sys.argv[1:] if args is None else args
-    debug = "--debug" in args
+    debug = "--debug" in args or bool(os.environ.get(DEBUG))
     args = [argument for argument in args if argument != "--debug"]  # it may stand before or after the command
-    if not debug:
+    if debug:
+        os.environ[DEBUG] = "1"  # for ranks that this process starts
+    else:
         _quiet()
     try:
         result: Any = cli.main(args=args, prog_name="longline", standalone_mode=False)

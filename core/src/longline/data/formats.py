@@ -105,10 +105,13 @@ def resolve_train_on(section: SourceSection, wanted: TrainOn | None, format_: st
     return train_on
 
 
-def converter(section: SourceSection, format_: str, train_on: TrainOn, *, has_template: bool, padded: bool) -> Converter:
+def converter(
+    section: SourceSection, format_: str, train_on: TrainOn, *, has_template: bool, padded: bool, vocabulary: int
+) -> Converter:
     """The function that turns a row of this source into a sample; it raises RowError for a row that is broken.
 
-    `has_template` says whether the tokenizer can render chats; `padded` that missing keys of a mapping come as null.
+    `has_template` says whether the tokenizer can render chats; `padded` that missing keys of a mapping come as null;
+    `vocabulary` is the number of its tokens.
     """
     names = section.columns
     chat = ChatReader(names, section.roles, needs_answer=train_on != "all", padded=padded)
@@ -122,7 +125,7 @@ def converter(section: SourceSection, format_: str, train_on: TrainOn, *, has_te
         return lambda row: _whole(_text(row, names.text or "text"))
     if format_ == "segments":
         return lambda row: _segments(row, names, train_on)
-    return lambda row: _tokenized(row, names, train_on)
+    return lambda row: _tokenized(row, names, train_on, vocabulary)
 
 
 def _text(row: Row, key: str, *, empty: bool = False) -> str:
@@ -202,9 +205,11 @@ def _segments(row: Row, names: ColumnsSection, train_on: TrainOn) -> Piece:
     return Piece(text, spans)
 
 
-def _tokenized(row: Row, names: ColumnsSection, train_on: TrainOn) -> TokenRow:
+def _tokenized(row: Row, names: ColumnsSection, train_on: TrainOn, vocabulary: int) -> TokenRow:
     """Ready ids and labels."""
     ids = _integers(row, names.input_ids or "input_ids", 0)
+    if max(ids) >= vocabulary:
+        raise RowError(f"the token id {max(ids)} is not in the vocabulary of {vocabulary}")
     key = names.labels or "labels"
     if row.get(key) is None or train_on == "all":
         return TokenRow(ids, None)

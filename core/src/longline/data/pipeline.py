@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ GUESS_ROWS = 100
 _RAW_FORMATS = ("prompt_completion", "completion", "segments", "alpaca")
 
 Record = tuple[Place, Mapping[str, Any] | str]
+Encoded = list[tuple[Place, Tokens]]
 
 
 @dataclass(slots=True)
@@ -69,8 +71,16 @@ class SourceRun:
             raise DataError(f"{self.section.path}: there are no rows")
         self._decide_format(head)
         too_long: list[str] = []
-        for chunk in _chunks(itertools.chain(head, records), CHUNK_ROWS):
-            self._chunk(chunk, too_long)
+        # The tokenizer works without the interpreter's lock, so the next rows are rendered in the meantime.
+        with self.tools.encoder.exact(), ThreadPoolExecutor(1) as worker:
+            waiting: Future[Encoded] | None = None
+            for chunk in _chunks(itertools.chain(head, records), CHUNK_ROWS):
+                good = self._convert(chunk)
+                if waiting is not None:
+                    self._add_all(waiting.result(), too_long)
+                waiting = worker.submit(self._encode, good)
+            if waiting is not None:
+                self._add_all(waiting.result(), too_long)
         if too_long:
             more = f"\n  and {len(too_long) - LISTED_BAD_ROWS} more" if len(too_long) > LISTED_BAD_ROWS else ""
             raise DataError(
@@ -101,14 +111,15 @@ class SourceRun:
         """`file:line`."""
         return f"{self.source.files[place.file]}:{place.line}"
 
-    def _chunk(self, records: list[Record], too_long: list[str]) -> None:
-        """Convert, tokenise and add some rows; bad ones are counted."""
+    def _convert(self, records: list[Record]) -> list[tuple[Place, Piece | TokenRow]]:
+        """Convert and render some rows; bad ones are counted. Once a bad row is there that stops, nothing is kept."""
         convert = converter(
             self.section,
             self.report.format,
             self.train_on,
             has_template=self.tools.masker is not None,
             padded=self.source.padded,
+            vocabulary=self.tools.encoder.vocabulary,
         )
         good: list[tuple[Place, Piece | TokenRow]] = []
         for place, row in records:
@@ -119,9 +130,14 @@ class SourceRun:
                 good.append((place, self._piece(convert(row))))
             except (RowError, TemplateError) as error:
                 self.report.add_bad(self.place(place), str(error))
-        if self.report.bad and self.tools.section.on_bad_row == "stop":
-            return
-        for (place, _), tokens in zip(good, self._tokens([piece for _, piece in good]), strict=True):
+        return [] if self.report.bad and self.tools.section.on_bad_row == "stop" else good
+
+    def _encode(self, rows: list[tuple[Place, Piece | TokenRow]]) -> Encoded:
+        """Tokenise converted rows; runs in the worker thread."""
+        return list(zip((place for place, _ in rows), self._tokens([piece for _, piece in rows]), strict=True))
+
+    def _add_all(self, rows: Encoded, too_long: list[str]) -> None:
+        for place, tokens in rows:
             self._add(place, tokens, too_long)
 
     def _piece(self, sample: Sample) -> Piece | TokenRow:
@@ -156,6 +172,7 @@ class SourceRun:
             report.dropped += 1
             return
         report.truncated += tokens.truncated
+        report.straddling += tokens.straddles
         trained = trained_tokens(tokens.labels)
         if not trained:
             report.untrained += 1

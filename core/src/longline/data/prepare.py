@@ -168,6 +168,11 @@ def _refuse_untrained(report: DataReport) -> None:
                 f"({source.truncated} of {source.kept} rows truncated)",
                 hint="raise data.max_length, or look at whether the chat template ends answers with a token of this tokenizer",
             )
+        if source.straddling:
+            report.warnings.append(
+                f"{source.name}: in {source.straddling} rows a token joins the end of what is masked with the start of what is "
+                "learnt, and is masked; where a space is between them, put it at the start of what is learnt"
+            )
         if source.untrained:
             where = ", ".join(source.untrained_rows[:3]) + (" ..." if source.untrained > 3 else "")
             report.warnings.append(f"{source.name}: {source.untrained} rows have nothing to learn and were left out ({where})")

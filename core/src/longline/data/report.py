@@ -22,7 +22,11 @@ class BadRow:
 
 @dataclass(slots=True)
 class SourceReport:
-    """The counts of one source. `rows` are the rows read, bad ones included; lengths and tokens are after truncation."""
+    """The counts of one source. `rows` are the rows read, bad ones included; tokens are counted after truncation.
+
+    `untrained` rows have nothing to learn and are left out; `terminators` are the end-of-turn tokens that are learnt; in
+    `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked.
+    """
 
     name: str
     split: str
@@ -41,6 +45,7 @@ class SourceReport:
     tokens: int = 0
     trained_tokens: int = 0
     terminators: int = 0
+    straddling: int = 0
     fingerprint: str = ""
     seconds: float = 0.0
 

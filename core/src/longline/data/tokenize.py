@@ -26,12 +26,16 @@ Ints = NDArray[np.int32]
 
 @dataclass(slots=True)
 class Tokens:
-    """One sample: ids and labels (int32, equally long), and how many end-of-turn tokens are learnt."""
+    """One sample: ids and labels (int32, equally long), and how many end-of-turn tokens are learnt.
+
+    `straddles`: a token starts before a learnt span and ends in it; it is masked.
+    """
 
     ids: Ints
     labels: Ints
     terminators: int = 0
     truncated: bool = False
+    straddles: bool = False
 
 
 class Encoder:
@@ -49,11 +53,16 @@ class Encoder:
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = tokenizer("a", add_special_tokens=True)["input_ids"]
         starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+        self.vocabulary = len(tokenizer)
         self.prefix: list[int] = list(whole[: starts[0]]) if starts else []
 
     @contextmanager
-    def _exact_offsets(self) -> Iterator[None]:
-        """Without its post-processor a byte-level tokenizer tells true positions; with it, whitespace is cut off them."""
+    def exact(self) -> Iterator[None]:
+        """Let the tokenizer tell true positions; `encode` is called inside.
+
+        The post-processor of byte-level tokenizers cuts whitespace off them, and so a header's last line break would seem to
+        start where the answer does. The tokenizer is as it was afterwards.
+        """
         backend = self.backend
         processor, truncation, padding = backend.post_processor, backend.truncation, backend.padding
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
@@ -73,8 +82,7 @@ class Encoder:
 
         `limit` cuts longer samples to so many tokens.
         """
-        with self._exact_offsets():
-            encodings = self.backend.encode_batch([piece.text for piece in pieces], add_special_tokens=False)
+        encodings = self.backend.encode_batch([piece.text for piece in pieces], add_special_tokens=False)
         prefix = self.prefix if raw else []
         suffix = [self.eos] if raw and add_eos and self.eos is not None else []
         return [_labelled(piece, encoding, prefix, suffix, limit) for piece, encoding in zip(pieces, encodings, strict=True)]
@@ -84,8 +92,10 @@ def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int],
     """Labels from spans: the ids inside them, IGNORED elsewhere and on the first token, which nothing predicts."""
     ids = np.array(encoding.ids, dtype=np.int32)
     labels = np.full(len(ids), IGNORED, dtype=np.int32)
+    straddles = False
     for start, end in piece.spans:
         first, last = _token_at(encoding, start, len(piece.text)), _token_at(encoding, end, len(piece.text))
+        straddles = straddles or (first > 0 and encoding.token_to_chars(first - 1)[1] > start)
         labels[first:last] = ids[first:last]
     ends = [_token_at(encoding, end, len(piece.text)) + len(prefix) for end in piece.terminators]
     if suffix and (not len(ids) or ids[-1] != suffix[0]):
@@ -100,7 +110,7 @@ def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int],
         ids, labels = ids[:limit], labels[:limit]
     if len(labels):
         labels[0] = IGNORED
-    return Tokens(ids, labels, sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends), truncated)
+    return Tokens(ids, labels, sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends), truncated, straddles)
 
 
 def _token_at(encoding: Any, position: int, length: int) -> int:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from longline import artifacts
 from longline.distributed import any_rank
-from longline.errors import TrainingError
+from longline.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +45,27 @@ class LonglineTrainer(Trainer):
         self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
         self._row_ids: list[int] = []
         self._tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Turn FSDP2 on also for CPU ranks: accelerate does so only for accelerators, and silently trains with DDP instead."""
+        super().create_accelerator_and_postprocess()
+        if not self.args.fsdp or self.is_fsdp_enabled:
+            return
+        if self.args.device.type != "cpu" or self.args.world_size == 1:
+            raise ConfigError("trainer.fsdp: accelerate did not turn FSDP on", hint="start several processes: --nproc 2")
+        # Sharded checkpoints: torch cannot write a gathered one over gloo.
+        plugin = FullyShardedDataParallelPlugin(**{**self.args.fsdp_plugin_args, "state_dict_type": "SHARDED_STATE_DICT"})
+        state = self.accelerator.state
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+        if state.mixed_precision != "no":
+            plugin.set_mixed_precision(state.mixed_precision)
+        self.is_fsdp_enabled = True
+
+    def save_final(self, folder: Path) -> None:
+        """Write weights and tokenizer that load in one process; every rank must call it, the main one writes."""
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        self.save_model(str(folder), _internal_call=True)
 
     # --- batches and loss -------------------------------------------------------------------------------------------------------
 
@@ -167,7 +190,7 @@ class LonglineTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Leave out training_args.bin: a pickle that may hold a hub token, and that nothing needs."""
-        super()._save(output_dir, state_dict)
+        super()._save(output_dir, _gathered(state_dict))
         (Path(str(output_dir or self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _record_best(self, staging: Path, run_dir: Path) -> None:
@@ -181,3 +204,10 @@ class LonglineTrainer(Trainer):
         if self.args.should_save:
             state = staging / f"checkpoint-{self.state.global_step}" / TRAINER_STATE_NAME
             self.state.save_to_json(str(state))
+
+
+def _gathered(state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Whole tensors on the CPU in place of shards; a collective when there are any."""
+    if state_dict is None:
+        return None
+    return {name: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor for name, tensor in state_dict.items()}

@@ -1,0 +1,190 @@
+"""Packs: nothing lost, nothing too full, as good as the best known, and isolated from each other in the loss."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+from longline.config.sections import DataSection
+from longline.data import prepare
+from longline.data.collate import Collator
+from longline.data.packing import efficiency, pack
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+def lengths_of(count, capacity, seed=0):
+    return np.clip(np.random.default_rng(seed).lognormal(5, 0.8, count), 1, capacity).astype(int)
+
+
+@pytest.mark.parametrize("capacity", [7, 64, 1024, 5000])
+def test_every_sample_is_in_one_pack_that_holds_it(capacity):
+    sizes = lengths_of(3000, capacity)
+    packs = pack(sizes, capacity)
+    assert sorted(itertools.chain.from_iterable(packs)) == list(range(3000))
+    assert max(sizes[members].sum() for members in packs) <= capacity
+    assert all(members == sorted(members) for members in packs)
+    assert packs == pack(sizes, capacity)
+
+
+def test_best_fit_takes_the_fullest_pack_that_has_room():
+    # 6 opens a pack with 4 left, 5 one with 5 left; 4 goes where 4 is left, not where 5 is.
+    assert pack([5, 4, 6, 5], 10) == [[1, 2], [0, 3]]
+    assert pack([10, 10], 10) == [[0], [1]]
+    assert pack([], 10) == []
+
+
+def test_lengths_that_cannot_be_packed():
+    for sizes in ([0], [11]):
+        with pytest.raises(ValueError, match="between 1 and 10"):
+            pack(sizes, 10)
+
+
+def test_no_worse_than_trl():
+    data_utils = pytest.importorskip("trl.data_utils", reason="trl is not installed")
+    from datasets import Dataset
+
+    for capacity, seed in ((512, 1), (1024, 2), (2048, 3)):
+        sizes = lengths_of(1000, capacity, seed)
+        theirs = data_utils.pack_dataset(Dataset.from_dict({"input_ids": [[0] * size for size in sizes]}), capacity, "bfd")
+        assert len(pack(sizes, capacity)) <= len(theirs)
+
+
+def test_many_samples_are_packed_quickly():
+    sizes = lengths_of(200_000, 4096)
+    started = time.perf_counter()
+    packs = pack(sizes, 4096)
+    assert time.perf_counter() - started < 5
+    assert efficiency(sizes, len(packs), 4096) > 0.99
+
+
+@pytest.fixture
+def section(jsonl, chat):
+    rows = [chat("four " * (number % 9) + "six.", f"Say {number}") for number in range(40)]
+    return DataSection(train=jsonl(rows), eval_fraction=0.2, max_length=128, cache=False)
+
+
+def test_packed_data_set(section, chatml):
+    plain = prepare(section, chatml, layout="padded", seed=1)
+    packed = prepare(section, chatml, layout="rows", seed=1)
+    by_id = {row["row_ids"][0]: row for row in plain.train}
+    seen = []
+    for row in packed.train:
+        assert sum(row["seq_lengths"]) == row["length"] == len(row["input_ids"]) <= 128
+        start = 0
+        for length, sample in zip(row["seq_lengths"], row["row_ids"], strict=True):
+            assert row["input_ids"][start : start + length] == by_id[sample]["input_ids"]
+            assert row["labels"][start : start + length] == by_id[sample]["labels"]
+            assert packed.origin("train", sample) == plain.origin("train", sample)
+            start += length
+            seen.append(sample)
+    assert sorted(seen) == sorted(by_id)
+    report = packed.report.train
+    assert report.packs == len(packed.train) < len(plain.train)
+    assert report.efficiency == pytest.approx(report.tokens / (report.packs * 128))
+    assert packed.report.eval.packs == len(packed.eval)
+
+
+def test_packs_are_shuffled_by_the_seed_or_in_the_order_of_the_rows(section, chatml):
+    first, again, other = (prepare(section, chatml, layout="rows", seed=seed).train["length"] for seed in (1, 1, 2))
+    assert list(first) == list(again) != list(other)
+    # Best-fit decreasing alone would leave the packs with the longest samples first.
+    assert list(first) != sorted(first, reverse=True)
+    ordered = prepare(section.model_copy(update={"shuffle": False}), chatml, layout="rows", seed=1).train
+    starts = [row["row_ids"][0] for row in ordered]
+    assert starts == sorted(starts)
+
+
+# --- batches ----------------------------------------------------------------------------------------
+
+PACKED = [
+    {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, 3, -100, 5], "seq_lengths": [3, 2], "row_ids": [7, 8]},
+    {"input_ids": [6, 7], "labels": [-100, 7], "seq_lengths": [2], "row_ids": [9]},
+]
+
+
+def test_collated_rows():
+    batch = Collator(0, "rows")(PACKED)
+    assert {name: part.tolist() for name, part in batch.items()} == {
+        "input_ids": [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]],
+        "labels": [[-100, 2, 3, -100, 5], [-100, 7, -100, -100, -100]],
+        "position_ids": [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]],
+        "row_ids": [[7, 8], [9, -1]],
+    }
+    assert {part.dtype for part in batch.values()} == {torch.int64}
+
+
+def test_collated_flat():
+    batch = Collator(0, "flat", pad_to_multiple_of=8)(PACKED)
+    assert {name: part.tolist() for name, part in batch.items()} == {
+        "input_ids": [[1, 2, 3, 4, 5, 6, 7, 0]],
+        "labels": [[-100, 2, 3, -100, 5, -100, 7, -100]],
+        "position_ids": [[0, 1, 2, 0, 1, 0, 1, 0]],
+        "row_ids": [[7, 8], [9, -1]],
+    }
+
+
+def test_collated_padded():
+    rows = [{name: part for name, part in row.items() if name != "seq_lengths"} for row in PACKED]
+    batch = Collator(9, "padded", pad_to_multiple_of=4)(rows)
+    assert {name: part.tolist() for name, part in batch.items()} == {
+        "input_ids": [[1, 2, 3, 4, 5, 9, 9, 9], [6, 7, 9, 9, 9, 9, 9, 9]],
+        "labels": [[-100, 2, 3, -100, 5, -100, -100, -100], [-100, 7, *[-100] * 6]],
+        "attention_mask": [[1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]],
+        "row_ids": [[7, 8], [9, -1]],
+    }
+
+
+def model_with(attention, vocabulary):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        use_cache=False,
+        attn_implementation=attention,
+        initializer_range=0.5,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def loss_of(model, batch):
+    with torch.no_grad():
+        return model(**{name: part for name, part in batch.items() if name != "row_ids"}).loss.item()
+
+
+def loss_alone(model, rows):
+    """The mean over all learnt tokens of all samples, each computed by itself."""
+    total, count = 0.0, 0
+    for row in rows:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, :-1].double()
+        total += torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum").item()
+        count += int((labels[0, 1:] != -100).sum())
+    return total / count
+
+
+@pytest.mark.parametrize(("attention", "layout"), [("sdpa", "rows"), ("eager", "rows"), ("sdpa", "flat"), ("eager", "flat")])
+def test_loss_of_packs_is_that_of_their_samples_alone(section, chatml, attention, layout):
+    model = model_with(attention, len(chatml))
+    alone = {row["row_ids"][0]: row for row in prepare(section, chatml, layout="padded", seed=1).train}
+    packed = [row for row in prepare(section, chatml, layout=layout, seed=1).train if len(row["row_ids"]) > 1][:2]
+    batch = Collator(chatml.pad_token_id, layout)(packed)
+    members = [alone[sample] for row in packed for sample in row["row_ids"]]
+    assert batch["input_ids"].shape[0] == (2 if layout == "rows" else 1)
+    expected = loss_alone(model, members)
+    assert loss_of(model, batch) == pytest.approx(expected, abs=1e-5)
+    # The test can tell: seen as one sample, the same tokens have another loss.
+    joined = {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1])[None].expand_as(batch["input_ids"])}
+    assert abs(loss_of(model, joined) - expected) > 1e-3
+
+
+def test_loss_of_padded_rows_is_that_of_each_alone(section, chatml):
+    model = model_with("sdpa", len(chatml))
+    rows = list(prepare(section, chatml, layout="padded", seed=1).train)[:4]
+    assert len({len(row["input_ids"]) for row in rows}) > 1
+    assert loss_of(model, Collator(chatml.pad_token_id)(rows)) == pytest.approx(loss_alone(model, rows), abs=1e-5)
