@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pluggy
+
 from longline import Plugin, hookimpl, hookspecs
 from longline.plugins import Bus, LoadedPlugin
 

@@ -6,6 +6,7 @@ import inspect
 import logging
 
 import pytest
+
 from longline import Plugin, hookimpl
 from longline.hookspecs import hook_facts
 from longline.plugins import HookError, LoadedPlugin
@@ -113,8 +114,9 @@ def test_a_plugin_replaces_the_cores_optimizer_by_the_same_door(run_longline):
             return torch.optim.SGD(model.parameters(), lr=0.0)
 
     outcome = run_longline(plugins=[Frozen(None)], trainer={"max_steps": 3})
-    from longline.testing import write_tiny_model
     from safetensors.torch import load_file
+
+    from longline.testing import write_tiny_model
 
     fresh = outcome.output_dir.parent / "fresh"
     write_tiny_model(fresh)

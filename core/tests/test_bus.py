@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from longline import Alert, Plugin, hookimpl
 from longline.errors import DataError, Interrupted, PluginError, TrainingError
 from longline.plugins import Bus, Contained, HookError, LoadedPlugin

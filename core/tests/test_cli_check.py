@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from longline.cli import run_cli
 
 GOOD = """\

@@ -10,6 +10,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+
 from longline.cli import run_cli
 
 if TYPE_CHECKING:

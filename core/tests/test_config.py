@@ -7,6 +7,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from longline.config.explain import models_in
 from longline.config.loader import LoadedConfig, load_config
 from longline.config.sections import Config

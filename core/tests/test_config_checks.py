@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from longline.config.loader import load_config
 from longline.errors import ConfigError
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel, SecretStr
+
 from longline.config.dump import dump_resolved
 from longline.config.loader import LoadedConfig, load_config
 from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo
 from longline.errors import ConfigError
-from pydantic import BaseModel, SecretStr
 
 
 class Options(BaseModel):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from longline.config import fields
 from longline.config.loader import load_config
 from longline.errors import ConfigError

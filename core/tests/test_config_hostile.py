@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from longline.config.loader import load_config
 from longline.errors import EXIT_CONFIG, ConfigError
 

@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 
 import pytest
+
 from longline import hookspecs
 from longline.hookspecs import hook_facts
 

@@ -9,6 +9,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+
 from longline.config.loader import LoadedConfig, load_config
 from longline.errors import ConfigError, PluginError
 from longline.plugins import Bus, installed, load_plugins, option_models

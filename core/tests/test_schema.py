@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
+from pydantic import BaseModel, SecretStr
+
 from longline.cli import run_cli
 from longline.config.document import parse
 from longline.config.schema import build_schema
-from pydantic import BaseModel, SecretStr
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from longline import Alert
 from longline.hookspecs import hook_facts
 from longline.plugins import Bus, LoadedPlugin

@@ -218,11 +218,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(run_longline, value)
 
 
 def test_a_loss_that_is_not_finite_may_be_accepted(run_longline):
-    outcome = run_longline(
-        plugins=[Poison(math.nan)], nonfinite_loss="continue", trainer={"max_steps": 4, "max_grad_norm": 0}
-    )
+    outcome = run_longline(plugins=[Poison(math.nan)], nonfinite_loss="continue", trainer={"max_steps": 4, "max_grad_norm": 0})
     assert outcome.result.status == "completed"
-    assert [event["loss"] for event in outcome.log if event.get("step") == 3][0] == "NaN"
+    assert next(event["loss"] for event in outcome.log if event.get("step") == 3) == "NaN"
 
 
 def test_early_stopping_and_the_best_model(run_longline):
@@ -263,7 +261,10 @@ def test_evaluation_data_is_evaluated_without_being_told_when(run_longline):
         ({"type": "lora"}, {"use_dora": False, "use_rslora": False, "r": 16}),
         ({"type": "dora", "r": 2}, {"use_dora": True, "r": 2}),
         ({"type": "rslora", "lora_alpha": 7}, {"use_rslora": True, "lora_alpha": 7}),
-        ({"type": "lora", "target_modules": ["q_proj"], "bias": "lora_only"}, {"target_modules": ["q_proj"], "bias": "lora_only"}),
+        (
+            {"type": "lora", "target_modules": ["q_proj"], "bias": "lora_only"},
+            {"target_modules": ["q_proj"], "bias": "lora_only"},
+        ),
     ],
 )
 def test_adapters_reach_peft(run_longline, adapter, expected):
@@ -329,5 +330,5 @@ def test_gradient_checkpointing_changes_nothing_but_memory(run_longline, tmp_pat
 
 
 def test_a_value_that_the_arguments_class_refuses_stops_before_the_model(run_longline, tmp_path):
-    with pytest.raises(ConfigError, match="lr_scheduler_type|SchedulerType"):
+    with pytest.raises(ConfigError, match="SchedulerType"):
         run_longline(model={"path": str(tmp_path / "none")}, trainer={"lr_scheduler_type": "sideways"})

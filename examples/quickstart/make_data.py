@@ -290,11 +290,7 @@ def as_jsonl(rows):
 
 def stale_files(texts):
     """List the files that are missing or differ from what would be written."""
-    return [
-        name
-        for name, text in texts.items()
-        if not (HERE / name).is_file() or (HERE / name).read_bytes() != text.encode()
-    ]
+    return [name for name, text in texts.items() if not (HERE / name).is_file() or (HERE / name).read_bytes() != text.encode()]
 
 
 def main():

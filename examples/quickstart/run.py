@@ -48,7 +48,9 @@ def main() -> int:
             return status
     compare(json.loads(BEFORE.read_text()), json.loads((OUTPUT / "evaluation" / "model.json").read_text()))
     console.print(f"\nall of it took {time.perf_counter() - begin:.0f} s; ask the tuned model something yourself:")
-    console.print(f'  longline generate {OUTPUT} --prompt "Remind me to feed the cat on Friday at half past six in the evening"')
+    console.print(
+        f'  longline generate {OUTPUT} --prompt "Remind me to feed the cat on Friday at half past six in the evening"'
+    )
     return 0
 
 

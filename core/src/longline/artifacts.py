@@ -82,17 +82,29 @@ def resume_point(run_dir: Path, wanted: str) -> Path:
     if wanted == "last":
         found = checkpoints(run_dir)
         if not found:
-            raise ConfigError(f"--resume: {run_dir} has no checkpoint", hint="start without --resume; trainer.save_steps sets how often")
+            raise ConfigError(
+                f"--resume: {run_dir} has no checkpoint", hint="start without --resume; trainer.save_steps sets how often"
+            )
         return found[-1]
     path = Path(wanted)
     if not (path / "trainer_state.json").is_file():
-        raise ConfigError(f"--resume: {wanted} is not a checkpoint", hint="give a checkpoint-N folder, or nothing for the last one")
+        raise ConfigError(
+            f"--resume: {wanted} is not a checkpoint", hint="give a checkpoint-N folder, or nothing for the last one"
+        )
     return path
 
 
 def not_written(error: Exception, final: Path) -> Exception:
     """Turn what a full disk looks like from torch, safetensors and the system into one clear error; pass on the rest."""
-    marks = ("No space left", "File too large", "Disk quota", "os error 28", "os error 27", "PytorchStreamWriter", "unexpected pos")
+    marks = (
+        "No space left",
+        "File too large",
+        "Disk quota",
+        "os error 28",
+        "os error 27",
+        "PytorchStreamWriter",
+        "unexpected pos",
+    )
     if not isinstance(error, OSError) and not any(mark in str(error) for mark in marks):
         return error
     kept = ", ".join(path.name for path in checkpoints(final.parent)) or "none yet"

@@ -60,19 +60,15 @@ def machine(*, use_cpu: bool = False) -> Machine:
             device = "mps"
         elif hasattr(torch, "xpu") and torch.xpu.is_available():
             device = "xpu"
-    bfloat16 = {
-        "cpu": _cpu_has_bfloat16,
-        "cuda": lambda: torch.cuda.get_device_capability() >= (8, 0),
-        "mps": lambda: False,
-        "xpu": lambda: True,
-    }[device]()
-    return Machine(device=device, bfloat16=bfloat16, world_size=world_size())
+    return Machine(device=device, bfloat16=_computes_in_bfloat16(device), world_size=world_size())
 
 
-def _cpu_has_bfloat16() -> bool:
-    """Without AMX or AVX512-BF16 (or their Arm kin) torch emulates bfloat16, slower than float32."""
+def _computes_in_bfloat16(device: Device) -> bool:
+    """Without AMX or AVX512-BF16 (or their Arm kin) a CPU emulates bfloat16, slower than float32; so do older GPUs."""
     import torch
 
+    if device != "cpu":
+        return device == "xpu" or (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("amx_bf16", "amx", "avx512_bf16", "bf16"))
 

@@ -64,7 +64,9 @@ def _weights(run_dir: Path, checkpoint: str | None) -> Path:
         if not (run_dir / "model").is_dir():
             found = artifacts.checkpoints(run_dir)
             hint = f"--checkpoint {found[-1].name}" if found else "train it first"
-            raise ConfigError(f"{run_dir} has no final model: the run is {artifacts.read_manifest(run_dir)['status']}", hint=hint)
+            raise ConfigError(
+                f"{run_dir} has no final model: the run is {artifacts.read_manifest(run_dir)['status']}", hint=hint
+            )
         return run_dir / "model"
     for path in (run_dir / checkpoint, Path(checkpoint)):
         if (path / "trainer_state.json").is_file():
@@ -130,7 +132,13 @@ class Sampling:
         """Return the keyword arguments of `model.generate`."""
         if self.temperature <= 0:
             # None, since models ship sampling defaults that greedy decoding would complain about
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+            return {
+                "max_new_tokens": self.max_new_tokens,
+                "do_sample": False,
+                "temperature": None,
+                "top_p": None,
+                "top_k": None,
+            }
         return {"max_new_tokens": self.max_new_tokens, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
 
 
@@ -240,7 +248,12 @@ def measure_loss(
     if not count:
         raise DataError("the evaluation data has no trained token")
     mean = loss / count
-    return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0)), "eval_accuracy": right / count, "eval_tokens": count}
+    return {
+        "eval_loss": mean,
+        "eval_perplexity": math.exp(min(mean, 700.0)),
+        "eval_accuracy": right / count,
+        "eval_tokens": count,
+    }
 
 
 def examples(rows: Any, tokenizer: PreTrainedTokenizerBase) -> list[Example]:

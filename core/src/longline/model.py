@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from longline.errors import ModelError
 
@@ -94,7 +94,8 @@ def load_tokenizer(section: ModelSection, kwargs: dict[str, Any] | None = None) 
     tokenizer: PreTrainedTokenizerBase = _loading("tokenizer", section, lambda: AutoTokenizer.from_pretrained(**kwargs))
     if not tokenizer.is_fast:
         raise ModelError(
-            f"the tokenizer of {section.path} has no fast version", hint="masks need character offsets; set model.tokenizer.path"
+            f"the tokenizer of {section.path} has no fast version",
+            hint="masks need character offsets; set model.tokenizer.path",
         )
     options = section.tokenizer
     if options.add_tokens:
@@ -156,7 +157,7 @@ def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
         **hub,
     }
     if section.quantization is not None:
-        kwargs["quantization_config"] = transformers.BitsAndBytesConfig(**section.quantization)
+        kwargs["quantization_config"] = cast("Any", transformers.BitsAndBytesConfig)(**section.quantization)
     elif source.gguf_file and hasattr(transformers, "GgufConfig"):
         kwargs["quantization_config"] = transformers.GgufConfig(gguf_file=source.gguf_file, dequantize=True)
     return kwargs
@@ -212,12 +213,14 @@ def require_isolation(model: PreTrainedModel) -> None:
     foreign = sorted(kind for kind in kinds if not kind.endswith(("full_attention", "sliding_attention", "chunked_attention")))
     if foreign or getattr(model, "_is_stateful", False):
         what = ", ".join(foreign) or "recurrent state"
-        raise ModelError(f"data.packing: {config.model_type} has {what}, which packed samples would share", hint="packing: false")
+        raise ModelError(
+            f"data.packing: {config.model_type} has {what}, which packed samples would share", hint="packing: false"
+        )
 
 
 def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Grow the embedding when tokens were added; never shrinks one that is padded to a round size."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    if len(tokenizer) > cast("Any", model.get_input_embeddings()).num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
 
 
@@ -258,7 +261,7 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_che
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=activation_checkpointing)
     elif activation_checkpointing:
         # A frozen embedding cuts the graph that recomputation needs.
-        model.enable_input_require_grads()
+        cast("Any", model).enable_input_require_grads()
     try:
         adapted: PreTrainedModel = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError) as error:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from longline.attention import PackingLayout, lookup
-from longline.config.sections import Config
+
+if TYPE_CHECKING:
+    from longline.config.sections import Config
 
 Layout = Literal["padded", "rows", "flat"]
 Device = Literal["cpu", "cuda", "mps", "xpu"]

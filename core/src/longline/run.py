@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 import time
@@ -86,7 +87,12 @@ class Run:
     def left_behind(self) -> list[tuple[str, Path]]:
         """What the run folder holds, for people: (what, where)."""
         plan = self.plan
-        files = [("model", plan.model_dir), ("log", plan.log_path), ("manifest", plan.manifest_path), ("config", plan.config_path)]
+        files = [
+            ("model", plan.model_dir),
+            ("log", plan.log_path),
+            ("manifest", plan.manifest_path),
+            ("config", plan.config_path),
+        ]
         found = [(name, path) for name, path in files if path.exists()]
         return found + [("checkpoint", path) for path in artifacts.checkpoints(self.output_dir)[-1:]]
 
@@ -163,7 +169,7 @@ def _arguments(run: Run) -> Any:
     from longline.trainers import method
 
     run.phase = "arguments"
-    transformers_logging.set_verbosity(transformers_logging.WARNING)
+    transformers_logging.set_verbosity(logging.WARNING)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     trainer_args = {
         **run.plan.trainer_args,
@@ -297,28 +303,30 @@ def _folder(run: Run, resume: str | None, overwrite: bool) -> ExitStack:
         ConfigError: it cannot be written, is in use, or holds another run and neither `resume` nor `overwrite` is given.
     """
     folder = run.output_dir
-    stack = ExitStack()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(FileLock(folder / ".lock", timeout=0))
-        taken = [path for path in folder.iterdir() if path.name in OWN_NAMES or path.name.startswith("checkpoint-")]
-        if taken and not resume:
-            if not overwrite:
-                hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
-                raise ConfigError(f"{folder} already holds a run", hint=hint)
-            for path in taken:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        artifacts.write_atomically(run.plan.config_path, run.resolved)
-    except Timeout:
-        stack.close()
-        raise ConfigError(f"{folder} is in use by another run", hint="wait for it, or choose another output_dir") from None
-    except OSError as error:
-        stack.close()
-        raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}", hint="check output_dir") from error
-    except BaseException:
-        stack.close()
-        raise
-    return stack
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+            if not resume:
+                _clear(folder, overwrite)
+            artifacts.write_atomically(run.plan.config_path, run.resolved)
+        except Timeout:
+            raise ConfigError(f"{folder} is in use by another run", hint="wait for it, or choose another output_dir") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(f"cannot write the run folder {folder}: {reason}", hint="check output_dir") from error
+        return stack.pop_all()
+    raise AssertionError  # for type checkers: an ExitStack may swallow exceptions, this one does not
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Delete what an earlier run left, if that is wanted; whatever else lies in the folder stays."""
+    taken = [path for path in folder.iterdir() if path.name in OWN_NAMES or path.name.startswith("checkpoint-")]
+    if taken and not overwrite:
+        hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
+        raise ConfigError(f"{folder} already holds a run", hint=hint)
+    for path in taken:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:

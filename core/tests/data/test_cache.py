@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.data.cache import cache_root

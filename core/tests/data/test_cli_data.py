@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from longline.cli import run_cli
 
 

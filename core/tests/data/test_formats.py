@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.errors import DataError

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from longline.data.masks import ChatMasker, Conversation, learnt_messages
 from longline.data.template import TemplateError
 from longline.data.tokenize import Encoder

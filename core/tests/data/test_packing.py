@@ -6,11 +6,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.data.collate import Collator
 from longline.data.packing import efficiency, pack
-from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def lengths_of(count, capacity, seed=0):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.errors import DataError

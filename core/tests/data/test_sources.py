@@ -15,6 +15,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+
 from longline.config.sections import SourceSection
 from longline.data.sources import open_source, shown
 from longline.errors import DataError

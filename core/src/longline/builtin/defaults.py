@@ -27,7 +27,9 @@ class Defaults:
         return method(run.config.method).trainer_class()
 
     @hookimpl
-    def provide_collator(self, run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    def provide_collator(
+        self, run: Run, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Answer with the collator of the plan's layout."""
         from longline.data.collate import Collator
 

@@ -25,13 +25,14 @@ class SFTTrainer(LonglineTrainer, Trainer):
     depends on the batch size.
     """
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Run the base class's loop while `prediction_step` sums up losses and tokens."""
         self._sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
         loss, tokens = self.accelerator.reduce(self._sums, reduction="sum").tolist()
-        if tokens and f"{metric_key_prefix}_loss" in output.metrics:
-            output.metrics[f"{metric_key_prefix}_loss"] = loss / tokens
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_loss"
+        if tokens and output.metrics and name in output.metrics:
+            output.metrics[name] = loss / tokens
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from longline.run import Run
 
+
 class EvaluationStoppedError(Exception):
     """A signal arrived during an evaluation; never leaves this package."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from longline import PluginConfig
 from pydantic import Field
+
+from longline import PluginConfig
 
 
 class LossLimitConfig(PluginConfig):

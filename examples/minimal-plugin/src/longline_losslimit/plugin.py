@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longline import Alert, Plugin, hookimpl
-
 from longline_losslimit.config import LossLimitConfig
 
 if TYPE_CHECKING:
