@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 SYSTEM = "Reply with JSON: task, day, time (h:mm am/pm)."
 
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-DAYS = WEEKDAYS + ["today", "tomorrow"]
+DAYS = [*WEEKDAYS, "today", "tomorrow"]
 
 HOUR_WORDS = [
     "twelve", "one", "two", "three", "four", "five",

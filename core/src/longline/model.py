@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from longline.errors import ModelError
+from longline.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -165,13 +166,10 @@ def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
 
 def _override(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
     """Set fields of the model's config; a mapping is merged into a mapping, so `rope_parameters` keeps its other keys."""
-    from difflib import get_close_matches
-
     known = set(config.to_dict()) | set(getattr(config, "attribute_map", {}))
     for name, value in overrides.items():
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(sorted(known))}"
+            hint = did_you_mean(name, known, otherwise=f"fields: {', '.join(sorted(known))}")
             raise ModelError(f"model.overrides.{name}: {type(config).__name__} has no such field", hint=hint)
         old = getattr(config, name, None)
         setattr(config, name, {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value)

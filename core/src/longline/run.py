@@ -6,6 +6,7 @@ import logging
 import secrets
 import shutil
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,14 +24,16 @@ from longline.builtin.stages import Stages
 from longline.config.dump import dump_resolved
 from longline.config.secrets import Secrets
 from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, Interrupted, LonglineError
-from longline.events import Status, Summary
+from longline.events import Alert, AlertLevel, Status, Summary
 from longline.plan import Plan, build_plan
-from longline.plugins import Bus, LoadedPlugin, load_plugins
+from longline.plugins import Bus, Contained, LoadedPlugin, load_plugins
 
 if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
     from longline.data import Prepared
+
+logger = logging.getLogger("longline.plugins")
 
 Phase = Literal["start", "arguments", "tokenizer", "data", "model", "trainer", "train", "save", "end"]
 
@@ -59,7 +62,7 @@ class Run:
         self.plugins = tuple(plugins)
         self.stages = Stages()
         core = [("defaults", Defaults()), ("log", JsonLog()), ("stages", self.stages), ("console", Console())]
-        self.bus = Bus(plugins, core=core)
+        self.bus = Bus(plugins, core=core, on_failure=self._contained)
         self.hook = self.bus.hook
         self.rank = distributed.rank()
         self.world_size = plan.world_size
@@ -76,6 +79,17 @@ class Run:
     def is_main(self) -> bool:
         """Whether this is the rank that talks: logs, tables, files."""
         return self.rank == 0
+
+    def _contained(self, failure: Contained) -> None:
+        """Log a plugin's first failure in a hook with its traceback, and tell everybody; secrets masked, since the text is theirs."""
+        text = f"{failure.plugin.label} failed in {failure.hook}: {type(failure.error).__name__}: {failure.error}"
+        trace = "".join(traceback.format_exception(failure.error))
+        logger.warning("%s\n%s", self.mask(text), self.mask(trace).rstrip())
+        self.alert("a plugin failed", f"{text}; training goes on, later failures of this hook are only counted")
+
+    def alert(self, title: str, text: str, level: AlertLevel = "warning") -> None:
+        """Raise on_alert for something that a person should know."""
+        self.hook.on_alert(run=self, alert=Alert(title, self.mask(text), level, self.summary.steps or None))
 
     def record(self, logs: Mapping[str, Any], step: int, epoch: float) -> None:
         """Keep the last value of every metric for the summary."""
@@ -124,10 +138,9 @@ def train(
             stack.enter_context(_folder(run, resume, overwrite))
         resume_from = artifacts.resume_point(run.output_dir, resume) if resume else None
         stack.enter_context(signals.handling(run.stop, lambda signum: _write_manifest(run, "interrupted", 128 + signum)))
-        _write_manifest(run, "running", None)
         try:
+            _write_manifest(run, "running", None)
             _stages(run, resume_from)
-            run.stop.check()
             status, code = "completed", EXIT_DONE
         except Interrupted as stop:
             status, code = "interrupted", stop.exit_code
@@ -206,6 +219,8 @@ def _data(run: Run, tokenizer: Any) -> Prepared:
     run.plan = run.plan.with_rows(len(data.train))
     run.summary = replace(run.summary, data=data.report.to_dict())
     run.hook.post_data_load(run=run, data=data)
+    for warning in data.report.warnings:
+        run.alert("data", warning)
     return data
 
 

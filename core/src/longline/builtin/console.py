@@ -167,7 +167,7 @@ class Console:
 
 
 def data_lines(report: DataReport) -> list[str]:
-    """A prepared data set in a few lines: each source with what was left out, each split with its tokens, the warnings."""
+    """A prepared data set in a few lines: each source with what was left out, each split with its tokens."""
     lines = []
     for source in report.sources:
         left_out = {"bad": source.bad, "dropped": source.dropped, "truncated": source.truncated, "untrained": source.untrained}
@@ -179,7 +179,6 @@ def data_lines(report: DataReport) -> list[str]:
             share = f"{100 * split.trained_tokens / split.tokens:.0f} % trained" if split.tokens else "nothing trained"
             packs = f" in {split.packs:,} packs, {100 * (split.efficiency or 0):.1f} % full" if split.packs else ""
             lines.append(f"  {name}: {split.samples:,} samples{packs}, {split.tokens:,} tokens, {share}")
-    lines += [f"  warning: {warning}" for warning in report.warnings]
     cached = ", from the cache" if report.cache_hit else ""
     return [f"data prepared in {report.seconds:.1f} s{cached}", *lines]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from difflib import SequenceMatcher, get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, SecretStr
@@ -11,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 from longline.config.document import Keys, Node, dotted
 from longline.config.secrets import looks_secret
 from longline.errors import Problem
+from longline.nearest import nearest as closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,18 +44,8 @@ _RELATION = {
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """`did you mean ...?` with the valid name most like `name`, or None when nothing is near."""
-    names = {item.lower().replace("-", "_"): item for item in valid}
-    word = name.lower().replace("-", "_")
-    longer = [item for item in names if len(word) > 2 and item.startswith(word)]  # adam: adamw_torch, not adalomo
-    found = _closest(word, names, 0.8) or next(iter(longer), None) or _closest(word, names, 0.6)
-    return f"did you mean `{names[found]}`?" if found else None
-
-
-def _closest(word: str, names: Iterable[str], cutoff: float) -> str | None:
-    """The most similar name; among equals the first."""
-    close = get_close_matches(word, names, n=3, cutoff=cutoff)
-    ratios = {item: SequenceMatcher(None, item, word).ratio() for item in names if item in close}
-    return max(ratios, key=lambda item: ratios[item], default=None)
+    found = closest(name, valid)
+    return f"did you mean `{found}`?" if found else None
 
 
 def shown(node: Node, *, secret: bool = False) -> str:

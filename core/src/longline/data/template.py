@@ -1,9 +1,9 @@
 """Renders a chat template so that every character of the text is known to belong to one message, or to none.
 
 The template is parsed, and each `for` loop of it gets three extra outputs: a mark before, a mark at the start of the body that
-names the message at hand, and a mark after. The rendered text without the marks must be what `apply_chat_template` gives;
-that is checked for every conversation, because a template may capture and change what it has written. A `{% generation %}`
-block is marked in the same way.
+names the message at hand, and a mark after. What a template captures to change it later is left alone. The rendered text
+without the marks must be what `apply_chat_template` gives, which is checked. A `{% generation %}` block is marked in the
+same way.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 Span = tuple[int, int]
+
+CHECK_FIRST, CHECK_EVERY = 64, 16
 
 _OWNER = "longline_owner_mark"
 _NONCE = secrets.token_hex(6)
@@ -144,6 +146,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self._variables = dict(tokenizer.special_tokens_map)
         self._environment = _environment()
+        self._seen: dict[tuple[Any, ...], int] = {}
         self._compiled: dict[str, jinja2.Template] = {}
 
     def source(self, tools: Any = None) -> str:
@@ -176,20 +179,21 @@ class ChatTemplate:
         return _read_marks(marked)
 
     def checked(self, messages: Sequence[Message], tools: Any = None) -> Rendering:
-        """`render`, compared with what transformers renders."""
-        rendering = self.render(messages, tools)
-        expected = self.tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False)
-        if rendering.text != expected:
-            raise TemplateError("the chat template changes text after writing it, so no message can be told from another")
-        return rendering
+        """`render`, compared with what transformers renders.
 
-    def accepts(self, messages: Sequence[Message], tools: Any = None) -> bool:
-        """Whether the template renders these messages at all."""
-        try:
-            self.render(messages, tools)
-        except TemplateError:
-            return False
-        return True
+        Marks are written beside a template's own output, never into what it captures, so they can't change it; what could
+        differ is the environment. The first conversations of each kind are compared, and of the rest one in CHECK_EVERY.
+        """
+        rendering = self.render(messages, tools)
+        kind = (len(messages), tools is None, *(message["role"] for message in messages[:8]), *map(len, messages[:8]))
+        seen = self._seen[kind] = self._seen.get(kind, -1) + 1
+        if seen < CHECK_FIRST or seen % CHECK_EVERY == 0:
+            expected = self.tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False)
+            if rendering.text != expected:
+                raise TemplateError(
+                    "transformers renders this conversation differently, so no message can be told from another"
+                )
+        return rendering
 
 
 def _aliased(message: Mapping[str, Any]) -> Message:
