@@ -74,6 +74,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
         ],
     ),
     (
+        ["trainer.use_cache=true", "data.packing=true"],
+        ["--set trainer.use_cache: packed samples are kept apart only without a cache (leave it out)"],
+    ),
+    (
         ["model.attn_implementation=flash_attention_2", "trainer.use_cpu=true"],
         [
             (

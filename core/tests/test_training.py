@@ -252,6 +252,40 @@ def test_evaluation_data_is_evaluated_without_being_told_when(run_longline):
     assert len([event for event in outcome.log if "eval_loss" in event]) == 2
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_packed_step_has_the_loss_of_its_samples_alone(run_longline, tiny_model_dir, attention):
+    """All packs in one step, before any weight has changed, against one forward pass for each sample."""
+    from transformers import AutoModelForCausalLM
+
+    rows = {}
+
+    class Keep(Plugin):
+        @hookimpl
+        def post_data_load(self, data):
+            rows["packs"] = len(data.train)
+            for row in data.train:
+                starts = [sum(row["seq_lengths"][:k]) for k in range(len(row["seq_lengths"]))]
+                for start, length in zip(starts, row["seq_lengths"], strict=True):
+                    ids, labels = (row[name][start : start + length] for name in ("input_ids", "labels"))
+                    rows.setdefault("samples", []).append((ids, labels))
+
+    outcome = run_longline(
+        plugins=[Keep(PluginConfig())],
+        data={"packing": True, "max_length": 128},
+        model={"attn_implementation": attention},
+        trainer={"max_steps": 1, "per_device_train_batch_size": 64},
+    )
+    assert rows["packs"] < len(rows["samples"]) == 32
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()
+    loss, count = 0.0, 0
+    for ids, labels in rows["samples"]:
+        logits = model(torch.tensor([ids])).logits[0, :-1].detach().double()
+        targets = torch.tensor(labels[1:])
+        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum", ignore_index=-100).item()
+        count += int((targets != -100).sum())
+    assert outcome.log[0]["loss"] == pytest.approx(loss / count, abs=1e-5)
+
+
 # --- model and adapter --------------------------------------------------------------------------------------------------------
 
 

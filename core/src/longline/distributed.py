@@ -5,24 +5,28 @@ A rank is told by the environment that torchrun and `accelerate launch` set (RAN
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import psutil
 
-from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError
+from longline.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TRAINING, ConfigError
 from longline.plan import Device, Machine
 
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
 LAUNCHED = "LONGLINE_LAUNCHED"
-"""Set for ranks that `launch` started: they report an interruption in the manifest and end with 0, since torchrun would
-print any other status as a crash."""
+"""Set for ranks that `launch` started: the folder in which they report how they ended."""
 
 
 def rank() -> int:
@@ -90,82 +94,111 @@ def main_rank_first() -> Iterator[None]:
             dist.barrier()
 
 
-def any_rank(flag: bool) -> bool:
-    """Return whether `flag` is true on some rank; a collective, so every rank must call it at the same point."""
+def most(number: int) -> int:
+    """Return the greatest `number` of all ranks; a collective, so every rank must call it at the same point."""
     if world_size() == 1:
-        return flag
+        return number
     import torch
     import torch.distributed as dist
 
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor([int(flag)], device=device)
+    tensor = torch.tensor([number], device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor.item())
+    return int(tensor.item())
 
 
-def launch(arguments: Sequence[str], nproc: int, output_dir: Path) -> int:
+def launch(arguments: Sequence[str], nproc: int) -> int:
     """Run `longline ARGUMENTS` as `nproc` ranks on this machine under torchrun and return the run's exit status.
 
     Signals go straight to the ranks, since torchrun would kill them 30 seconds later, in the middle of a save. The exit status
-    is the one that the main rank wrote into the manifest, since torchrun knows only success and failure.
+    is what the ranks reported, since torchrun knows only success and failure.
     """
     command = [
         *(sys.executable, "-m", "longline.distributed", "--standalone", "--nproc-per-node", str(nproc)),
         *("-m", "longline", *arguments),
     ]
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, LAUNCHED: "1"}
-    before = _recorded(output_dir)
-    # In its own session, so that a Ctrl-C in the terminal reaches only us and the ranks get it once.
-    child = subprocess.Popen(command, env=environment, start_new_session=True)
+    with TemporaryDirectory(prefix="longline-") as folder:
+        environment = {"OMP_NUM_THREADS": threads, **os.environ, LAUNCHED: folder}
+        # In its own session, so that a Ctrl-C in the terminal reaches only us and the ranks get it once.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        with _forwarding_to(child) as forwarded:
+            code = child.wait()
+        if reported := _reported(Path(folder)):
+            return reported
+        # Without a report they were stopped before they could handle a signal, or killed.
+        return EXIT_DONE if code == 0 else 128 + forwarded[0] if forwarded else EXIT_TRAINING
+
+
+@contextmanager
+def _forwarding_to(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to the ranks for the block; yields a list that receives their numbers."""
+    forwarded: list[int] = []
 
     def forward(signum: int, _frame: FrameType | None) -> None:
-        for rank_process in _ranks_of(child.pid):
-            rank_process.send_signal(signum)
+        forwarded.append(signum)
+        ranks = _ranks_of(launcher.pid)
+        for process in ranks:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signum)
+        if not ranks:
+            launcher.terminate()
 
     previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = child.wait()
+        yield forwarded
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-    after = _recorded(output_dir)
-    if after is not None and after != before:
-        return after[1]
-    return EXIT_DONE if code == 0 else EXIT_TRAINING
 
 
 def _ranks_of(launcher: int) -> list[psutil.Process]:
-    """The processes that torchrun started as ranks; the launcher itself when there are none yet."""
+    """The processes that torchrun started as ranks; none before it did."""
     try:
-        process = psutil.Process(launcher)
-        ranks = [child for child in process.children() if "longline" in " ".join(child.cmdline())]
+        return [child for child in psutil.Process(launcher).children() if "longline" in " ".join(child.cmdline())]
     except psutil.NoSuchProcess:
         return []
-    return ranks or [process]
 
 
-def _recorded(output_dir: Path) -> tuple[str, int] | None:
-    """The end time and exit status in a manifest, if it has both."""
-    try:
-        manifest = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
-        return str(manifest["ended"]), int(manifest["exit_code"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def report(code: int) -> int:
+    """Tell `launch` how this rank ended, and return what torchrun is to be told: it prints all but 0 as a crash."""
+    folder = Path(os.environ[LAUNCHED])
+    with suppress(OSError):
+        (folder / f"{time.time_ns()}-{rank()}").write_text(str(code))
+    return EXIT_DONE if code in (EXIT_SIGINT, EXIT_SIGTERM) else code
+
+
+def _reported(folder: Path) -> int:
+    """The first status other than 0 that a rank reported: the others may have failed because of that one."""
+    codes = [int(path.read_text() or EXIT_TRAINING) for path in sorted(folder.iterdir())]
+    return next((code for code in codes if code), EXIT_DONE)
 
 
 def torchrun() -> None:
     """Run torchrun with this process's arguments, without its own account of a rank that failed: the rank has told why."""
     import logging
 
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         main()
-    except ChildFailedError:
+    except ChildFailedError as error:
+        _tell_of_killed(error)
         sys.exit(EXIT_TRAINING)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+
+
+def _tell_of_killed(error: ChildFailedError) -> None:
+    """A rank that a signal killed could not say so itself."""
+    number, failure = error.get_first_failure()
+    if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGINT, signal.SIGTERM):
+        name = signal.Signals(-failure.exitcode).name
+        hint = "\n  hint: the system kills what takes too much memory; look into its log" if name == "SIGKILL" else ""
+        sys.stderr.write(f"error: rank {number} was ended by {name}{hint}\n")
 
 
 if __name__ == "__main__":

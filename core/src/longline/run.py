@@ -150,12 +150,11 @@ def train(
             raise
         finally:
             run.phase = "end"
-            # A signal from here on may not cut the last hook short; the second one still ends the process.
-            with run.stop.defer():
-                try:
-                    run.hook.on_run_end(run=run, status=status, summary=run.summary)
-                finally:
-                    _write_manifest(run, status, code)
+            run.stop.defer("ending the run")
+            try:
+                run.hook.on_run_end(run=run, status=status, summary=run.summary)
+            finally:
+                _close_manifest(run, status, code)
     return RunResult(status, code, run.output_dir, run.summary)
 
 
@@ -169,10 +168,13 @@ def _stages(run: Run, resume_from: Path | None) -> None:
     data = _data(run, tokenizer)
     model = _model(run, tokenizer)
     trainer = _trainer(run, args, tokenizer, data, model)
+    run.stop.check()  # a library may have swallowed what the signal raised
+    run.stop.defer("finishing this step and saving a checkpoint")
     _train(run, trainer, resume_from)
-    if not (run.stop.requested and trainer.state.global_step < trainer.state.max_steps):
-        _save(run, trainer)
-        run.stop.signum = None  # it came too late to interrupt anything
+    if run.stop.obeyed and trainer.state.global_step < trainer.state.max_steps:
+        run.stop.check()
+    run.stop.defer("the last step is done, saving the model")
+    _save(run, trainer)
 
 
 def _arguments(run: Run) -> Any:
@@ -280,12 +282,15 @@ def _trainer(run: Run, args: Any, tokenizer: Any, data: Prepared, model: Any) ->
 def _train(run: Run, trainer: Any, resume_from: Path | None) -> None:
     from transformers.trainer_callback import PrinterCallback
 
+    from longline.trainers.trainer import EvaluationStoppedError
+
     run.phase = "train"
     trainer.remove_callback(PrinterCallback)
     begin = time.perf_counter()
     try:
-        with run.stop.defer():
-            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except EvaluationStoppedError:
+        pass  # the one before the first step: there is nothing to save
     finally:
         seconds = time.perf_counter() - begin
         run.summary = replace(run.summary, train_seconds=seconds, steps=trainer.state.global_step)
@@ -297,15 +302,14 @@ def _save(run: Run, trainer: Any) -> None:
     # The trainer switched the cache off; whoever loads the model wants to generate with it.
     trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True
 
-    with run.stop.defer():
-        if run.is_main:
-            adapter = run.config.adapter.type if run.config.adapter else None
-            card = artifacts.model_card(run.plan, run.config.model.path, adapter, run.summary.metrics, run.resolved)
-            artifacts.save_model(run.plan.model_dir, trainer.save_final, card)
-        else:
-            trainer.save_final(run.plan.model_dir)  # takes part in gathering shards, writes nothing
-        trainer.accelerator.wait_for_everyone()
-        run.hook.on_save(run=run, path=run.plan.model_dir)
+    if run.is_main:
+        adapter = run.config.adapter.type if run.config.adapter else None
+        card = artifacts.model_card(run.plan, run.config.model.path, adapter, run.summary.metrics, run.resolved)
+        artifacts.save_model(run.plan.model_dir, trainer.save_final, card)
+    else:
+        trainer.save_final(run.plan.model_dir)  # takes part in gathering shards, writes nothing
+    trainer.accelerator.wait_for_everyone()
+    run.hook.on_save(run=run, path=run.plan.model_dir)
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------------------
@@ -342,6 +346,15 @@ def _clear(folder: Path, overwrite: bool) -> None:
         raise ConfigError(f"{folder} already holds a run", hint=hint)
     for path in taken:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _close_manifest(run: Run, status: Status, exit_code: int) -> None:
+    """Write how the run ended. On a disk that is full, what made the run fail is the better thing to tell."""
+    try:
+        _write_manifest(run, status, exit_code)
+    except OSError as error:
+        if status != "failed":
+            raise artifacts.not_written(error, run.plan.manifest_path) from error
 
 
 def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:

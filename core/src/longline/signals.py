@@ -29,6 +29,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum: int | None = None
         self.doing: str | None = None
+        self.obeyed = False
+        """Whether the trainer stopped for it; a signal that comes after the last step changes nothing."""
 
     @property
     def requested(self) -> bool:

@@ -198,6 +198,7 @@ def test_a_chat_needs_a_template(prepared, template_tokenizer):
         prepared([{"messages": MESSAGES}], template_tokenizer(None))
 
 
+SURROGATE_CHAT = '{"messages": [{"role": "user", "content": "\\udc00"}, {"role": "assistant", "content": "b"}]}'
 BROKEN_CHATS = [
     ('{"messages": [', "invalid JSON"),
     ("[]", "the row is a list, not a mapping"),
@@ -241,6 +242,8 @@ def test_broken_chat_rows_are_named_with_their_line(prepared, row, message):
     ("good", "bad", "message"),
     [
         ({"text": "a b"}, {"text": None}, "the field 'text' is null"),
+        ({"text": "a b"}, '{"text": "a \\ud83d b"}', "the text holds half of a surrogate pair"),
+        ({"messages": MESSAGES}, SURROGATE_CHAT, "half of a"),
         ({"text": "a b"}, {"text": "  "}, "the field 'text' is empty"),
         ({"text": "a b"}, {"text": 3}, "the field 'text' is a int, not text"),
         ({"text": "a b"}, {}, "the field 'text' is missing (found: none)"),

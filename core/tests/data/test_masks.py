@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from longline.data.masks import ChatMasker, Conversation, learnt_messages
 from longline.data.template import TemplateError
@@ -226,6 +228,7 @@ UNCLEAR = {
     OPEN + "{% if m.role == 'assistant' %}{{ m.content + '</s>' }}{% endif %}" + CLOSE: "leaves it out",
     OPEN + "{{ m.content }}</s>" + CLOSE + OPEN + "{{ m.content }}" + CLOSE: "writes it 2 times",
     "{{ raise_exception('no') }}": "refuses it: no",
+    OPEN + "{{ m.content }}</s>" + CLOSE + "{{ strftime_now('%f') }}": "transformers renders this conversation differently",
     OPEN
     + "{% if m.role == 'assistant' %}{% generation %}{{ m.content[:2] }}{% endgeneration %}{{ m.content[2:] }}</s>"
     + "{% else %}{{ m.content }}{% endif %}"
@@ -273,3 +276,37 @@ def test_spans_are_sorted_apart_and_inside_the_text(template_tokenizer):
         edges = [edge for span in piece.spans for edge in span]
         assert edges == sorted(edges)
         assert edges[-1] <= len(piece.text)
+
+
+SENTENCEPIECE = {
+    "metaspace": (None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
+    "metaspace_always": (None, pre_tokenizers.Metaspace(prepend_scheme="always")),
+    "normalised": (normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None),
+}
+
+
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+@pytest.mark.parametrize("name", ["llama2", "mistral_v3", "gemma2", "zephyr"])
+def test_tokenizers_that_write_spaces_as_a_letter(name, kind):
+    """Llama, Mistral and Gemma: the text is normalised, so positions must be traced back to the original."""
+    normalizer, pre_tokenizer = SENTENCEPIECE[kind]
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizer
+    if pre_tokenizer is not None:
+        backend.pre_tokenizer = pre_tokenizer
+    special = ["<unk>", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend.train_from_iterator(
+        ["Hello there I am fine. And three? That is six. user model system INST"] * 3,
+        trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = (HERE / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    piece = ChatMasker(tokenizer).piece(conversation(CONVERSATIONS["talk"]), "assistant")
+    tokens = encoded(tokenizer, piece)
+    pairs = zip(tokens.ids.tolist(), tokens.labels.tolist(), strict=True)
+    groups = [(learnt, list(group)) for learnt, group in itertools.groupby(pairs, key=lambda pair: pair[1] != -100)]
+    runs = ["".join(tokenizer.convert_ids_to_tokens([token for token, _ in group])) for learnt, group in groups if learnt]
+    end = "<end_of_turn>" if name == "gemma2" else "</s>"
+    plain = [run.replace("▁", " ").replace(f" {end}", end).strip() for run in runs]
+    assert plain == [f"I am fine.{end}", f"That is six.{end}"]
+    assert tokens.terminators == 2

@@ -226,6 +226,20 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert fingerprint("a.txt", as_jsonl()) != first
 
 
+def test_fingerprint_of_a_saved_dataset_is_of_its_files(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    before = open_source(SourceSection(path=str(tmp_path / "saved"))).fingerprint
+    [file] = (tmp_path / "saved").glob("*.arrow")
+    file.write_bytes(file.read_bytes().replace(b"one", b"onf"))
+    assert open_source(SourceSection(path=str(tmp_path / "saved"))).fingerprint != before
+
+
+def test_preparing_needs_no_torch():
+    """Masks and sources are torch-free, so that preview and preprocess start quickly."""
+    script = "import sys, longline.data, longline.data.summary; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_rows_with_differing_fields_stay_as_they_are(tmp_path):
     """Arrow would join both into one type, with nulls where a row lacks a key."""
     rows = [{"a": {"x": 1}}, {"a": "text"}, {"b": [1, "two", None]}]

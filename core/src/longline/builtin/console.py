@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from longline.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from longline.data import DataReport, Prepared
+    from longline.data import Prepared
     from longline.events import Alert, Status, Summary
     from longline.run import Run
 
@@ -54,8 +54,10 @@ class Console:
     @hookimpl
     def post_data_load(self, run: Run, data: Prepared) -> None:
         """Print what was read and what became of it."""
+        from longline.data.summary import summary
+
         if run.is_main:
-            for line in data_lines(data.report):
+            for line in summary(data.report, warnings=False):
                 self.console.print(escape(run.mask(line)))
 
     @hookimpl
@@ -77,14 +79,14 @@ class Console:
         self.rate = Rate()
         if not run.is_main or not self.console.is_terminal:
             return
+        # Fits into 80 columns: what is cut off first would be the time that is left.
         self.progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[metrics]}"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=self.console,
         )
         self.task = self.progress.add_task("train", total=self.max_steps, completed=trainer.state.global_step, metrics="")
@@ -107,8 +109,8 @@ class Console:
             self.progress.console.print(f"step {step}: {_numbers(logs)}")
 
     def _metrics(self) -> str:
-        shown = [f"{name} {self.last[key]:.4g}" for key, name in LIVE.items() if key in self.last]
-        return "  ".join([*shown, *([f"{self.rate.tokens:,.0f} tokens/s"] if self.rate.tokens else [])])
+        shown = [f"{name} {self.last[key]:{form}}" for key, (name, form) in LIVE.items() if key in self.last]
+        return " ".join([*shown, *([f"{self.rate.tokens:,.0f} tok/s"] if self.rate.tokens else [])])
 
     def _pace(self, step: int, logs: Mapping[str, float]) -> str:
         if "num_tokens" not in logs or not self.rate.tokens:
@@ -166,24 +168,7 @@ class Console:
             self.console.print("  go on with the same command and --resume")
 
 
-def data_lines(report: DataReport) -> list[str]:
-    """A prepared data set in a few lines: each source with what was left out, each split with its tokens."""
-    lines = []
-    for source in report.sources:
-        left_out = {"bad": source.bad, "dropped": source.dropped, "truncated": source.truncated, "untrained": source.untrained}
-        notes = [f"{count:,} {name}" for name, count in left_out.items() if count]
-        how = f"{source.format}, guessed" if source.guessed else source.format
-        lines.append(", ".join([f"  {source.name} ({how}): {source.rows:,} rows", *notes]))
-    for name, split in (("train", report.train), ("eval", report.eval)):
-        if split is not None:
-            share = f"{100 * split.trained_tokens / split.tokens:.0f} % trained" if split.tokens else "nothing trained"
-            packs = f" in {split.packs:,} packs, {100 * (split.efficiency or 0):.1f} % full" if split.packs else ""
-            lines.append(f"  {name}: {split.samples:,} samples{packs}, {split.tokens:,} tokens, {share}")
-    cached = ", from the cache" if report.cache_hit else ""
-    return [f"data prepared in {report.seconds:.1f} s{cached}", *lines]
-
-
-LIVE = {"loss": "loss", "eval_loss": "eval", "learning_rate": "lr"}
+LIVE = {"loss": ("loss", ".3f"), "eval_loss": ("eval", ".3f"), "learning_rate": ("lr", ".1e")}
 ORDER = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
 
 

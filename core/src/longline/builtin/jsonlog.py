@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longline.artifacts import now, write_atomically
+from longline.artifacts import not_written, now, write_atomically
 from longline.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ class JsonLog:
     def on_log(self, run: Run, logs: Mapping[str, Any], step: int) -> None:
         """Append one line: step, time and the metrics. Numbers that JSON cannot hold are the strings NaN and Infinity."""
         event = {"step": step, "time": now(), **{name: _plain(value) for name, value in logs.items()}}
-        with run.plan.log_path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        try:
+            with run.plan.log_path.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise not_written(error, run.plan.log_path) from error
 
 
 def _plain(value: Any) -> Any:

@@ -110,4 +110,9 @@ def _quiet() -> None:
 
 def main() -> None:
     """Entry point of the `longline` command."""
-    sys.exit(run_cli())
+    code = run_cli()
+    if "LONGLINE_LAUNCHED" in os.environ:
+        from longline.distributed import report
+
+        code = report(code)
+    sys.exit(code)

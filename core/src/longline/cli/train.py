@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ import click
 from longline import distributed
 from longline.cli.options import config_argument, set_option
 from longline.config.loader import load_config
-from longline.errors import EXIT_DONE, ConfigError
+from longline.errors import ConfigError
 
 
 @click.command()
@@ -34,9 +33,8 @@ def command(config: Path, overrides: tuple[str, ...], resume: str | None, overwr
         # Also for --nproc 1, so that what runs is what would run with more.
         arguments = ["train", str(config), *(part for value in overrides for part in ("--set", value))]
         arguments += [*(["--resume", resume] if resume else []), *(["--overwrite"] if overwrite else [])]
-        return distributed.launch(arguments, nproc, loaded.config.output_dir)
+        return distributed.launch(arguments, nproc)
 
     from longline.run import train
 
-    code = train(loaded, resume=resume, overwrite=overwrite).exit_code
-    return EXIT_DONE if os.environ.get(distributed.LAUNCHED) else code
+    return train(loaded, resume=resume, overwrite=overwrite).exit_code

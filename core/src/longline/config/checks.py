@@ -112,6 +112,13 @@ def packing_is_isolated(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(text, "data", "packing", hint=f"turn packing off, or use one of {able}")
 
 
+@_check("trainer.use_cache", "data.packing")
+def packing_has_no_cache(loaded: LoadedConfig) -> Iterator[Problem]:
+    """With a key-value cache transformers no longer tells packed samples apart."""
+    if loaded.config.data.packing and loaded.config.trainer.get("use_cache"):
+        yield loaded.problem("packed samples are kept apart only without a cache", "trainer", "use_cache", hint="leave it out")
+
+
 @_check("model.attn_implementation", "trainer.use_cpu")
 def attention_runs_on_cpu(loaded: LoadedConfig) -> Iterator[Problem]:
     """`use_cpu` rules out kernels for GPUs."""

@@ -117,6 +117,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
 """Arguments typed as text that take only these words; transformers finds out late, or never."""
 
 
+_WIDER: dict[str, str] = {"fsdp": "bool | str | None"}
+"""Arguments that take more than their annotation says: transformers annotates `fsdp` for its own command line only."""
+
+
 class Unknown:
     """A default that the source computes: `text` is the expression."""
 
@@ -210,7 +214,9 @@ def _dataclass_fields(cls: ast.ClassDef, path: Path) -> Iterator[tuple[str, Libr
     for item in cls.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_"):
             default, text = _default(item.value, constants)
-            yield item.target.id, LibraryField(item.target.id, _annotation(item.annotation, path), default, text)
+            name = item.target.id
+            written = ast.parse(_WIDER[name], mode="eval").body if name in _WIDER else item.annotation
+            yield name, LibraryField(name, _annotation(written, path), default, text)
 
 
 def _constants(cls: ast.ClassDef) -> dict[str, ast.expr]:

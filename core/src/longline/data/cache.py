@@ -66,7 +66,8 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """All of a tokenizer that changes what it makes of a text."""
     backend: str = tokenizer.backend_tokenizer.to_str()
     facts = {"special": tokenizer.special_tokens_map, "template": tokenizer.chat_template, "class": type(tokenizer).__name__}
-    return (json.dumps(facts, sort_keys=True, default=str) + backend).encode()
+    # What stands before the tokens is truncation and padding, which any call may have left there.
+    return (json.dumps(facts, sort_keys=True, default=str) + backend[backend.index('"added_tokens"') :]).encode()
 
 
 def _code() -> bytes:

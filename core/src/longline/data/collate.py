@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from longline.data.samples import IGNORED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
 Layout = Literal["padded", "rows", "flat"]
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)

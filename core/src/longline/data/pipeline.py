@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from longline.data.chat import RowError
-from longline.data.collate import IGNORED
 from longline.data.formats import Sample, TokenRow, converter, guess, resolve_train_on
 from longline.data.masks import ChatMasker, Conversation, Piece
 from longline.data.report import LISTED_BAD_ROWS, SourceReport
-from longline.data.samples import Builder, trained_tokens
+from longline.data.samples import IGNORED, Builder, trained_tokens
 from longline.data.sources import Place, Source
 from longline.data.template import TemplateError
 from longline.data.tokenize import Encoder, Tokens
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1000
 GUESS_ROWS = 100
-_RAW_FORMATS = ("prompt_completion", "completion", "segments", "alpaca")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Record = tuple[Place, Mapping[str, Any] | str]
 Encoded = list[tuple[Place, Tokens]]
@@ -141,11 +141,15 @@ class SourceRun:
             self._add(place, tokens, too_long)
 
     def _piece(self, sample: Sample) -> Piece | TokenRow:
-        if not isinstance(sample, Conversation):
+        if isinstance(sample, TokenRow):
             return sample
-        if self.tools.masker is None:
-            raise RowError("messages need a chat template, and the tokenizer has none")
-        return self.tools.masker.piece(sample, self.train_on)
+        if isinstance(sample, Conversation):
+            if self.tools.masker is None:
+                raise RowError("messages need a chat template, and the tokenizer has none")
+            sample = self.tools.masker.piece(sample, self.train_on)
+        if not sample.text.isascii() and _SURROGATE.search(sample.text):
+            raise RowError("the text holds half of a surrogate pair, which is no character")
+        return sample
 
     def _tokens(self, pieces: list[Piece | TokenRow]) -> Iterator[Tokens]:
         """Tokens of each piece, in order; texts go through the tokenizer together."""

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from longline.data.collate import IGNORED
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from longline.data.tokenize import Ints, Tokens
 
 Longs = NDArray[np.int64]
+IGNORED = -100
+"""The label of a token that is not learnt."""
 BATCH_TOKENS = 1 << 22
 """About how many tokens one Arrow record batch holds: list offsets are 32-bit, and memory stays bounded."""
 

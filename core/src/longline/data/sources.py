@@ -71,13 +71,8 @@ class FileSource:
     @cached_property
     def fingerprint(self) -> str:
         """xxh3 over the bytes of all files, and their kinds; not over their names and dates."""
-        digest = xxhash.xxh3_128()
-        for path, name in zip(self.paths, self.files, strict=True):
-            digest.update(f"{kind_of(name)} {path.stat().st_size}\n".encode())
-            with path.open("rb") as stream:
-                while block := stream.read(BLOCK):
-                    digest.update(block)
-        return digest.hexdigest()
+        digest = xxhash.xxh3_128("\n".join(str(kind_of(name)) for name in self.files).encode())
+        return _content(digest, self.paths)
 
     def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
         """Every row of every file, in the order of the names."""
@@ -88,10 +83,11 @@ class FileSource:
 
 @dataclass
 class DatasetSource:
-    """A `datasets.Dataset`: from the hub, or saved with save_to_disk. A row's line is its number."""
+    """A `datasets.Dataset`: from the hub, or saved with save_to_disk in `folder`. A row's line is its number."""
 
     dataset: Dataset
     name: str
+    folder: Path | None = None
     padded: bool = True
 
     @property
@@ -99,15 +95,26 @@ class DatasetSource:
         """The one name that messages use."""
         return [self.name]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """The fingerprint that `datasets` keeps of the content."""
-        return str(self.dataset._fingerprint)
+        """The fingerprint that `datasets` keeps of a revision; of a folder, a hash of its files."""
+        digest = xxhash.xxh3_128(str(self.dataset._fingerprint).encode())
+        return _content(digest, sorted(self.folder.rglob("*.arrow"))) if self.folder else digest.hexdigest()
 
     def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
         """Every row."""
         for number, row in enumerate(self.dataset, start=1):
             yield Place(0, number), row
+
+
+def _content(digest: Any, paths: list[Path]) -> str:
+    """Add the bytes of files to a hash, each with its length before it."""
+    for path in paths:
+        digest.update(f"{path.stat().st_size}\n".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    return str(digest.hexdigest())
 
 
 def open_source(section: SourceSection) -> Source:
@@ -159,7 +166,7 @@ def _folder(path: Path, section: SourceSection) -> Source:
             if section.split not in loaded:
                 raise DataError(f"{path}: no split {section.split!r}; there are: {', '.join(loaded)}")
             loaded = loaded[section.split]
-        return DatasetSource(loaded, str(path))
+        return DatasetSource(loaded, str(path), path)
     hidden = (".", "_")
     inside = (item for item in path.rglob("*") if not any(part.startswith(hidden) for part in item.relative_to(path).parts))
     return _files(sorted(item for item in inside if item.is_file() and kind_of(item.name)), str(path))

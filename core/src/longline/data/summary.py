@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from longline.data.report import DataReport, SourceReport, SplitReport
 
 
-def summary(report: DataReport) -> list[str]:
-    """Describe every source, every split, bad rows, warnings and the cache."""
+def summary(report: DataReport, *, warnings: bool = True) -> list[str]:
+    """Describe every source, every split, bad rows, warnings (a run raises them as alerts instead) and the cache."""
     lines = []
     for source in report.sources:
         lines.extend(_source(source))
     lines.append(_split("train", report.train, report))
     if report.eval is not None:
         lines.append(_split("eval", report.eval, report))
-    lines.extend(f"warning: {text}" for text in report.warnings)
+    lines.extend(f"warning: {text}" for text in report.warnings if warnings)
     where = (
         "not kept" if report.cache_path is None else f"{'taken from' if report.cache_hit else 'kept in'} {report.cache_path}"
     )

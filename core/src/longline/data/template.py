@@ -174,7 +174,7 @@ class ChatTemplate:
         variables = {**self._variables, _OWNER: owner, "add_generation_prompt": add_generation_prompt}
         try:
             marked = self._marked(tools).render(messages=messages, tools=tools, documents=None, **variables)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except Exception as error:
             raise TemplateError(f"the chat template refuses it: {error}") from error
         return _read_marks(marked)
 

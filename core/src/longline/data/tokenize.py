@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
-from longline.data.collate import IGNORED
+from longline.data.samples import IGNORED
 from longline.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ class Encoder:
                 f"{type(tokenizer).__name__} can't say which characters a token stands for, so nothing can be masked",
                 hint="use the fast version of the tokenizer (a tokenizer.json)",
             )
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         self.backend: Any = tokenizer.backend_tokenizer
         self.eos: int | None = tokenizer.eos_token_id
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -61,10 +59,10 @@ class Encoder:
         """Let the tokenizer tell true positions; `encode` is called inside.
 
         The post-processor of byte-level tokenizers cuts whitespace off them, and so a header's last line break would seem to
-        start where the answer does. The tokenizer is as it was afterwards.
+        start where the answer does. It is put back afterwards; truncation and padding are set by every call of transformers.
         """
         backend = self.backend
-        processor, truncation, padding = backend.post_processor, backend.truncation, backend.padding
+        processor = backend.post_processor
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
         backend.no_truncation()
         backend.no_padding()
@@ -72,10 +70,6 @@ class Encoder:
             yield
         finally:
             backend.post_processor = processor
-            if truncation is not None:
-                backend.enable_truncation(**truncation)
-            if padding is not None:
-                backend.enable_padding(**padding)
 
     def encode(self, pieces: Sequence[Piece], *, raw: bool, add_eos: bool, limit: int | None) -> list[Tokens]:
         """Tokenise `pieces`. `raw` texts get the tokenizer's own first tokens, and with `add_eos` its last one.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from longline.distributed import any_rank
+from longline.distributed import most
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ class HookBridge(TrainerCallback):
     def __init__(self, run: Run, trainer: LonglineTrainer) -> None:
         self.run = run
         self.trainer = trainer
-        self.stopping = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Training starts, with the state of a resumed run in place."""
@@ -39,19 +38,17 @@ class HookBridge(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Weights changed; if a signal came on any rank, save and stop here, on all ranks at the same step."""
         self.run.hook.on_step_end(run=self.run, step=state.global_step)
-        self.stopping = any_rank(self.run.stop.requested)
-        if self.stopping:
+        if self._asked_to_stop():
             self._stop(control, save=True)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The trainer ends an epoch also when it was stopped within one: nothing more is evaluated or saved then."""
-        if self.stopping:
+        if self.run.stop.obeyed:
             self._stop(control, save=False)
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A signal ends an evaluation at once: it may take longer than anyone wants to wait."""
-        if self.run.phase == "train" and any_rank(self.run.stop.requested):
-            self.stopping = True
+        if self.run.phase == "train" and self._asked_to_stop():
             raise EvaluationStoppedError
 
     def on_log(
@@ -81,6 +78,13 @@ class HookBridge(TrainerCallback):
         """A checkpoint is complete."""
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.run.hook.on_checkpoint(run=self.run, path=path, step=state.global_step)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal came on some rank; then every rank knows of it, so that all of them end in the same way."""
+        stop = self.run.stop
+        stop.signum = most(stop.signum or 0) or None
+        stop.obeyed = stop.requested
+        return stop.obeyed
 
     def _stop(self, control: TrainerControl, *, save: bool) -> None:
         control.should_training_stop = True

@@ -17,7 +17,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from longline import artifacts
-from longline.distributed import any_rank
+from longline.distributed import most
 from longline.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -82,14 +82,18 @@ class LonglineTrainer(Trainer):
         real = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
         self._tokens += real
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if self.stop_on_nonfinite and any_rank(not math.isfinite(loss.item())):
+        if self.stop_on_nonfinite and most(int(not math.isfinite(loss.item()))):
             self._raise_nonfinite(loss.item())
         return loss
 
     def _raise_nonfinite(self, loss: float) -> None:
-        rows = self.describe_rows(self._row_ids) if not math.isfinite(loss) else "rows of another rank"
+        step = self.state.global_step + 1
+        if math.isfinite(loss):
+            text = f"another rank's loss is not finite at step {step}"
+        else:
+            text = f"the loss is {loss} at step {step}, in {self.describe_rows(self._row_ids)}"
         raise TrainingError(
-            f"the loss is {loss} at step {self.state.global_step + 1}, in {rows}",
+            text,
             hint="lower trainer.learning_rate, look at these rows with `longline preview`, or set nonfinite_loss: continue",
         )
 
@@ -173,6 +177,7 @@ class LonglineTrainer(Trainer):
         staging, final = run_dir / artifacts.STAGING, run_dir / name
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # before another rank writes into what is being deleted
         self._staging = staging
         try:
             super()._save_checkpoint(model, trial)

@@ -1,0 +1,467 @@
+"""Writes the generated references: docs/reference/{config,hooks,commands,plugins}.md.
+
+    python docs/generate.py            # writes them
+    python docs/generate.py --check    # compares with what is there; exit status 1 names each stale page
+
+Everything comes from the code: the config's sections, the hook specifications, the commands' own help, docstrings. Neither torch
+nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel, SecretStr
+
+from longline import __all__ as public_names
+from longline import errors, hookspecs
+from longline.attention import ATTENTION
+from longline.cli import cli
+from longline.config.explain import models_in
+from longline.config.fields import REFUSED_ADAPTER_FIELDS, REFUSED_TRAINER_FIELDS
+from longline.config.sections import Config, PluginEntry
+from longline.plan import TRAINER_DEFAULTS
+from longline.plugins.discovery import GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from pydantic.fields import FieldInfo
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+CORE = ROOT / "core" / "src" / "longline"
+COMMAND = "python docs/generate.py"
+HELP_WIDTH = 100
+
+
+def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
+    """Write the pages into `folder`, or with --check compare; returns the exit status."""
+    stale = []
+    for name, page in PAGES.items():
+        path = folder / f"{name}.md"
+        text = f"<!-- Written by {COMMAND}; edit the code, not this page. -->\n\n{page().rstrip()}\n"
+        if "--check" not in arguments:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
+    for path in stale:
+        shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        print(f"{shown} is stale: run `{COMMAND}`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+# --- Markdown -----------------------------------------------------------------------------------------------------------------
+
+
+def table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped, a line break becomes a space."""
+    lines = [list(heading), ["---"] * len(list(heading)), *map(list, rows)]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """One line of a table; `<` opens no tag outside of code."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
+
+
+def page_of(*parts: str) -> str:
+    """Paragraphs, tables and headings under each other."""
+    return "\n\n".join(part.strip("\n") for part in parts if part)
+
+
+def code(value: Any) -> str:
+    """A value as it is written in a config."""
+    return f"`{json.dumps(value, ensure_ascii=False, default=str)}`"
+
+
+# --- config -------------------------------------------------------------------------------------------------------------------
+
+CONFIG_INTRO = """\
+# Config reference
+
+Every key that a config may have. How a config is written, overridden and checked is told in [The config](../config.md); for an
+editor, `longline schema` prints the same as a JSON schema. A key that is not here is an error."""
+
+
+def config_page() -> str:
+    """Every section with its keys, then what is known of the libraries' fields."""
+    parts = [CONFIG_INTRO, "## The top level", section_table(Config, "")]
+    for path, model in sections(Config, ""):
+        parts += [f"## {path}", (model.__doc__ or "").strip(), section_table(model, path)]
+        parts += {"adapter": [ADAPTER_NOTE, refused(REFUSED_ADAPTER_FIELDS)]}.get(path, [])
+    return page_of(*parts, *_trainer(), *_plugins_section(), *_attention())
+
+
+ADAPTER_NOTE = "Beside these, every field of `peft.LoraConfig`, but for:"
+TRAINER_NOTE = """\
+Every field of the method's own arguments class: `transformers.TrainingArguments` for `sft`. Names, types and ranges are read from
+the source of the installed version, so `longline check` and `longline schema` know them all; their meaning is in the
+[documentation of transformers](https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments)."""
+
+
+def sections(model: type[BaseModel], above: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every section below `model` with its dotted path, depth first; sources of training and evaluation are the same."""
+    seen: list[type[BaseModel]] = [PluginEntry]
+    for name, info in model.model_fields.items():
+        for below in models_in(info.annotation):
+            if below not in seen:
+                seen.append(below)
+                path = f"{above}{name}"
+                yield path, below
+                yield from sections(below, f"{path}.")
+
+
+def section_table(model: type[BaseModel], path: str) -> str:
+    """The keys of one section."""
+    rows = []
+    for name, info in model.model_fields.items():
+        below = [item for item in models_in(info.annotation) if item is not PluginEntry]
+        link = f" See [{_dotted(path, name)}](#{_dotted(path, name).replace('.', '')})." if below and name != "eval" else ""
+        link = " See [data.train](#datatrain)." if name == "eval" else link
+        rows.append((f"`{name}`", kind(info.annotation, info.metadata), default(info), f"{info.description or ''}{link}"))
+    return table(("key", "type", "default", "meaning"), rows)
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+WORDS: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    SecretStr: "text, kept secret",
+    dict: "keys with values",
+    Any: "any value",
+}
+
+
+def kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """A type in the words of a person who writes YAML, with its bounds."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    bounds = "".join(_bound(item) for item in metadata)
+    if origin is Annotated:
+        return kind(inside[0], [bound for item in inside[1:] for bound in getattr(item, "metadata", [item])]) + bounds
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{word}`" for word in inside)
+    if origin in (Union, UnionType):
+        return " or ".join(kind(item) for item in inside if item is not type(None)) + bounds
+    if origin is list:
+        return f"list of {kind(inside[0])}" if inside[0] is not PluginEntry else "list or keys with values"
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "section" if annotation.__name__ != "SourceSection" else "sources"
+    return WORDS[origin or annotation] + bounds
+
+
+def _bound(item: Any) -> str:
+    signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    return "".join(f", {word} {getattr(item, sign):g}" for sign, word in signs.items() if hasattr(item, sign))
+
+
+def default(info: FieldInfo) -> str:
+    """What holds when a key is left out."""
+    if info.is_required():
+        return "required"
+    if info.default is None or info.default in ([], {}) or isinstance(info.default, BaseModel):
+        return "none"
+    return code(info.default)
+
+
+def refused(fields: Mapping[str, str]) -> str:
+    """The fields that are not set in a config, under what to do instead."""
+    remedies: dict[str, list[str]] = {}
+    for name, remedy in fields.items():
+        remedies.setdefault(remedy, []).append(f"`{name}`")
+    return table(("refused", "instead"), [(", ".join(names), remedy) for remedy, names in remedies.items()])
+
+
+def _trainer() -> Iterator[str]:
+    yield "## trainer"
+    yield TRAINER_NOTE
+    yield "What Longline assumes when the config is silent; all but the two about logging are the defaults of transformers:"
+    yield table(("field", "default"), [(f"`{name}`", code(value)) for name, value in TRAINER_DEFAULTS.items()])
+    yield "With evaluation data and no `eval_strategy`, it is `epoch`, or `steps` when `eval_steps` is set. Refused are:"
+    yield refused(REFUSED_TRAINER_FIELDS)
+
+
+def _plugins_section() -> Iterator[str]:
+    info = PluginEntry.model_fields["on_error"]
+    yield "## plugins"
+    yield (
+        "A list of names, a list of `name: options`, or keys with values. The order is the order of calls. The options are the "
+        "plugin's own: `longline plugins show NAME` prints them. One option every plugin has:"
+    )
+    meaning = "What happens when an `on_` hook of the plugin raises: training goes on, or it stops."
+    yield table(("key", "type", "default", "meaning"), [("`on_error`", kind(info.annotation), default(info), meaning)])
+
+
+def _attention() -> Iterator[str]:
+    yield "## Attention implementations"
+    yield "What `model.attn_implementation` may be, besides the hub id of a kernel, which cannot be packed:"
+    rows = []
+    for name, row in ATTENTION.items():
+        packing = {"rows": "yes", "flat": "yes, each batch as one row", None: "no"}[row.packing]
+        rows.append((f"`{name}`", packing, f"`{row.library}`" if row.library else "none", ", ".join(row.devices)))
+    yield table(("name", "packing", "needs the distribution", "devices"), rows)
+
+
+# --- source -------------------------------------------------------------------------------------------------------------------
+
+
+def module(name: str) -> ast.Module:
+    """The parsed source of a module, found without running it."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{name} is not installed")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def signature(node: ast.FunctionDef, *, method: bool = False) -> str:
+    """`name(arguments) -> result` as the source has it."""
+    if method:
+        node.args.args = node.args.args[1:]
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({ast.unparse(node.args)}){result}"
+
+
+def named(tree: ast.Module, name: str) -> ast.ClassDef | ast.FunctionDef:
+    """A class or function of a module."""
+    return next(node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name)
+
+
+def fields_of(node: ast.ClassDef) -> list[str]:
+    """The annotated attributes of a class, as the source has them."""
+    return [ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign)]
+
+
+def methods_of(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """The public methods and properties of a class that say what they do."""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_") and ast.get_docstring(item):
+            yield item
+
+
+# --- hooks --------------------------------------------------------------------------------------------------------------------
+
+HOOKS_INTRO = """\
+# Hook reference
+
+Every hook of Longline, from `longline.hookspecs`. How to answer one is told in [Writing a plugin](../writing-a-plugin.md)."""
+
+
+def hooks_page() -> str:
+    """The rules, one line for each hook, then each in full, under the headings of the source."""
+    facts = hookspecs.hook_facts()
+    rules = (hookspecs.__doc__ or "").partition("\n\n")[2]
+    rows = [(f"[`{name}`](#{name})", fact.kind, fact.ranks, fact.when) for name, fact in facts.items()]
+    parts = [HOOKS_INTRO, rules, table(("hook", "kind", "ranks", "when"), rows)]
+    groups, fired, answered = hook_groups(), callers(), answers()
+    for name, fact in facts.items():
+        function = getattr(hookspecs, name)
+        parts += [f"## {groups[name]}"] if name in groups else []
+        node = ast.parse(re.sub(r"^@_spec.*?\n(?=def)", "", inspect.getsource(function), flags=re.DOTALL)).body[0]
+        assert isinstance(node, ast.FunctionDef)
+        ranks = "on every rank" if fact.ranks == "all" else "on the main rank"
+        who = f"Fired by {_listed(fired.get(name, ()))}. Answered here by {_listed(answered.get(name, ()))}."
+        parts += [f"### {name}", f"```python\ndef {signature(node)}: ...\n```"]
+        parts += [f"**{fact.kind}**, {ranks}; {fact.when}.", inspect.getdoc(function) or "", who]
+    return page_of(*parts)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nobody"
+
+
+def hook_groups() -> dict[str, str]:
+    """The first hook under each heading of hookspecs, to that heading."""
+    source = inspect.getsource(hookspecs)
+    found = re.findall(r"^# --- (.+?) -+\n.*?^def (\w+)", source, flags=re.DOTALL | re.MULTILINE)
+    return {hook: heading[0].upper() + heading[1:] for heading, hook in found}
+
+
+def sources() -> list[tuple[str, Path]]:
+    """Everything in the repository that may raise or answer hooks, with what to call it."""
+    core = [(path.relative_to(CORE).as_posix(), path) for path in sorted(CORE.rglob("*.py")) if path.name != "testing.py"]
+    folders = [*sorted((ROOT / "plugins").glob("*/src")), *sorted((ROOT / "examples").glob("*/src"))]
+    return core + [(folder.parent.name, path) for folder in folders for path in sorted(folder.rglob("*.py"))]
+
+
+def callers() -> dict[str, list[str]]:
+    """Hook to who fires it: `<anything>.hook.<name>(...)`."""
+    found: dict[str, list[str]] = {}
+    for name, path in sources():
+        for hook in dict.fromkeys(re.findall(r"\bhook\.(\w+)\(run=", path.read_text(encoding="utf-8"))):
+            found.setdefault(hook, []).append(name)
+    return found
+
+
+def answers() -> dict[str, list[str]]:
+    """Hook to who answers it with a function marked `@hookimpl`."""
+    found: dict[str, list[str]] = {}
+    for name, path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and any("hookimpl" in ast.unparse(mark) for mark in node.decorator_list):
+                found.setdefault(node.name, []).append(name)
+    return found
+
+
+# --- commands -----------------------------------------------------------------------------------------------------------------
+
+COMMANDS_INTRO = """\
+# Command reference
+
+What `longline COMMAND --help` prints. `--debug`, before or after a command, shows tracebacks; `LONGLINE_DEBUG=1` does the same.
+
+For completion in bash: `eval "$(_LONGLINE_COMPLETE=bash_source longline)"`; `zsh_source` and `fish_source` serve the others."""
+
+
+def commands_page() -> str:
+    """The help of every command and of its subcommands."""
+    parts = [COMMANDS_INTRO, _help("longline", cli, None)]
+    with click.Context(cli, info_name="longline") as context:
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            assert command is not None
+            parts.append(_help(name, command, context))
+            if isinstance(command, click.Group):
+                inner = click.Context(command, info_name=name, parent=context)
+                parts += [_help(sub, below, inner) for sub, below in command.commands.items()]
+    return page_of(*parts)
+
+
+def _help(name: str, command: click.Command, parent: click.Context | None) -> str:
+    """One command; the width is fixed, whatever terminal this runs in."""
+    options = {"terminal_width": HELP_WIDTH, "max_content_width": HELP_WIDTH, "help_option_names": ["-h", "--help"]}
+    context = click.Context(command, info_name=name, parent=parent, **options)
+    return f"## {context.command_path}\n\n```text\n{context.get_help()}\n```"
+
+
+# --- plugins ------------------------------------------------------------------------------------------------------------------
+
+PLUGINS_INTRO = f"""\
+# Plugin reference
+
+What a plugin may import from Longline, and the test kit. [Writing a plugin](../writing-a-plugin.md) shows them at work. A plugin
+is a class behind an entry point of the group `{GROUP}`, whose name is the key in a config's `plugins:`."""
+
+HOMES = {
+    "Plugin": "longline.plugins.base",
+    "PluginConfig": "longline.plugins.base",
+    "Alert": "longline.events",
+    "Summary": "longline.events",
+    "LonglineError": "longline.errors",
+}
+MANAGER = [
+    ("longline.plugins.loading", "load_plugins"),
+    ("longline.plugins.base", "LoadedPlugin"),
+    ("longline.plugins.bus", "Bus"),
+    ("longline.plugins.bus", "HookCall"),
+    ("longline.plugins.account", "Account"),
+    ("longline.plugins.account", "HookCost"),
+]
+
+
+def plugins_page() -> str:
+    """The public names, what the manager does with a plugin, the exit statuses, the test kit."""
+    own = [name for name in sorted(public_names) if not name.startswith("__") and name != "hookimpl"]
+    assert set(own) == set(HOMES), "longline.__all__ changed: say in HOMES where each name lives"
+    parts = [PLUGINS_INTRO, "## Names to import from longline", HOOKIMPL]
+    for name in own:
+        parts.append(described(HOMES[name], name, "###"))
+    parts += ["## What becomes of a plugin", MANAGER_INTRO]
+    for home, name in MANAGER:
+        parts.append(described(home, name, "###"))
+    parts += ["## Exit statuses", _exit_statuses(), "## The test kit: longline.testing", *test_kit()]
+    return page_of(*parts)
+
+
+HOOKIMPL = """\
+### hookimpl
+
+The marker of a method that answers a hook: `@hookimpl`, without arguments. The method has the hook's name, or says
+`@hookimpl(specname="on_log")`."""
+MANAGER_INTRO = """\
+From `longline.plugins`: how the plugins that a config names are loaded, called, contained and accounted for."""
+
+
+def described(home: str, name: str, level: str) -> str:
+    """A class or function: signature or fields, docstring, methods."""
+    node = named(module(home), name)
+    parts = [f"{level} {name}"]
+    if isinstance(node, ast.FunctionDef):
+        return page_of(*parts, f"```python\ndef {signature(node)}: ...\n```", ast.get_docstring(node) or "")
+    bases = ", ".join(ast.unparse(base) for base in node.bases)
+    parts += [f"```python\nclass {name}{f'({bases})' if bases else ''}:\n{_body(node)}\n```", ast.get_docstring(node) or ""]
+    parts.append("\n".join(f"- `{_call(method)}`: {_one_line(method)}" for method in methods_of(node)))
+    return page_of(*parts)
+
+
+def _body(node: ast.ClassDef) -> str:
+    """The attributes of a class and the constructor that it writes itself, as code."""
+    lines = [line for line in fields_of(node) if not line.startswith("_")]
+    lines += [f"def {signature(item)}: ..." for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    return "\n".join(f"    {line}" for line in lines) or "    ..."
+
+
+def _one_line(node: ast.FunctionDef) -> str:
+    return " ".join((ast.get_docstring(node) or "").split())
+
+
+def _call(method: ast.FunctionDef) -> str:
+    """A property by its name, a method with its signature."""
+    marks = {ast.unparse(mark) for mark in method.decorator_list}
+    return method.name if "property" in marks else signature(method, method="staticmethod" not in marks)
+
+
+def _exit_statuses() -> str:
+    meanings = {
+        "EXIT_DONE": "done",
+        "EXIT_TRAINING": "training failed, or something that nobody foresaw",
+        "EXIT_CONFIG": "the config, the command line, the data or the model is at fault",
+        "EXIT_PLUGIN": "a plugin cannot be used, or stopped the run",
+        "EXIT_SIGINT": "stopped by Ctrl-C",
+        "EXIT_SIGTERM": "stopped by SIGTERM",
+    }
+    known = {name for name in vars(errors) if name.startswith("EXIT_")}
+    assert known == set(meanings), "longline.errors has other exit statuses than this page"
+    return table(("status", "meaning"), [(f"`{getattr(errors, name)}`", text) for name, text in meanings.items()])
+
+
+def test_kit() -> Iterator[str]:
+    """The docstring of the test kit, then each of its fixtures, classes and functions."""
+    tree = module("longline.testing")
+    yield ast.get_docstring(tree) or ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            fixture = any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
+            shown = f"### {node.name}" if fixture else f"### {node.name}()"
+            called = "A fixture." if fixture else f"```python\ndef {signature(node)}: ...\n```"
+            yield page_of(shown, called, ast.get_docstring(node) or "")
+        elif isinstance(node, ast.ClassDef):
+            yield described("longline.testing", node.name, "###")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "config": config_page,
+    "hooks": hooks_page,
+    "commands": commands_page,
+    "plugins": plugins_page,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
