@@ -304,7 +304,7 @@ def callers() -> dict[str, list[str]]:
     """Hook to who fires it: `<anything>.hook.<name>(...)`."""
     found: dict[str, list[str]] = {}
     for name, path in sources():
-        for hook in dict.fromkeys(re.findall(r"\bhook\.(\w+)\(run=", path.read_text(encoding="utf-8"))):
+        for hook in dict.fromkeys(re.findall(r"\bhook\.(\w+)\(\s*run=", path.read_text(encoding="utf-8"))):
             found.setdefault(hook, []).append(name)
     return found
 
@@ -380,11 +380,9 @@ def plugins_page() -> str:
     own = [name for name in sorted(public_names) if not name.startswith("__") and name != "hookimpl"]
     assert set(own) == set(HOMES), "longline.__all__ changed: say in HOMES where each name lives"
     parts = [PLUGINS_INTRO, "## Names to import from longline", HOOKIMPL]
-    for name in own:
-        parts.append(described(HOMES[name], name, "###"))
+    parts += [described(HOMES[name], name, "###") for name in own]
     parts += ["## What becomes of a plugin", MANAGER_INTRO]
-    for home, name in MANAGER:
-        parts.append(described(home, name, "###"))
+    parts += [described(home, name, "###") for home, name in MANAGER]
     parts += ["## Exit statuses", _exit_statuses(), "## The test kit: longline.testing", *test_kit()]
     return page_of(*parts)
 
@@ -413,7 +411,9 @@ def described(home: str, name: str, level: str) -> str:
 def _body(node: ast.ClassDef) -> str:
     """The attributes of a class and the constructor that it writes itself, as code."""
     lines = [line for line in fields_of(node) if not line.startswith("_")]
-    lines += [f"def {signature(item)}: ..." for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    lines += [
+        f"def {signature(item)}: ..." for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"
+    ]
     return "\n".join(f"    {line}" for line in lines) or "    ..."
 
 

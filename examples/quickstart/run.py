@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from longline.cli import run_cli
@@ -25,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "examples/quickstart/config.yaml"
 OUTPUT = Path("runs/quickstart")
 BEFORE = OUTPUT.with_name("quickstart-before.json")
+SYSTEM = "Reply with JSON: task, day, time (h:mm am/pm)."
 SHOWN = 5
+WIDEST = 80
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -47,10 +50,8 @@ def main() -> int:
         if status:
             return status
     compare(json.loads(BEFORE.read_text()), json.loads((OUTPUT / "evaluation" / "model.json").read_text()))
-    console.print(f"\nall of it took {time.perf_counter() - begin:.0f} s; ask the tuned model something yourself:")
-    console.print(
-        f'  longline generate {OUTPUT} --prompt "Remind me to feed the cat on Friday at half past six in the evening"'
-    )
+    console.print(f"\nall of it took {time.perf_counter() - begin:.0f} s; ask the tuned model yourself:")
+    console.print(f"  longline generate {OUTPUT} --system '{SYSTEM}' --prompt 'Remind me to feed the cat on Friday at 6 pm'")
     return 0
 
 
@@ -63,22 +64,33 @@ def packaged_model() -> str:
 
 
 def compare(before: dict, after: dict) -> None:
-    """Print the share of right answers before and after, samples side by side, and the falling loss."""
-    table = Table(title="\nheld-out reminders, answered before and after", title_justify="left", show_lines=True)
-    for name in ("reminder", "right answer", "before", "after"):
+    """Print samples side by side, the falling loss, and the share of right answers before and after."""
+    table = Table(title="\nfive held-out reminders", title_justify="left", show_lines=True)
+    for name in ("reminder", "before", "after"):
         table.add_column(name, overflow="fold")
     pairs = list(zip(before["predictions"], after["predictions"], strict=True))
     for old, new in pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]:
-        mark = "[green]" if new["exact"] else "[red]"
-        table.add_row(reminder(new["prompt"]), new["reference"], old["answer"], f"{mark}{new['answer']}[/]")
+        table.add_row(reminder(new["prompt"]), escape(cut(old["answer"])), verdict(new))
     Console(highlight=False).print(table)
     losses = [event["loss"] for event in map(json.loads, (OUTPUT / "log.jsonl").read_text().splitlines()) if "loss" in event]
-    console.print(f"\nloss              {' > '.join(f'{loss:.3f}' for loss in losses[:: max(1, len(losses) // 8)])}")
+    console.print(f"\nloss     {' > '.join(f'{loss:.3f}' for loss in losses)}")
     for name, result in (("before", before), ("after", after)):
         measures = result["measures"]
         share = f"{100 * measures['exactly_right_share']:.0f} %"
-        right = f"{measures['exactly_right']} of {measures['answers']} exactly right"
-        console.print(f"{name:<17} {share:>5}   {right}, held-out loss {measures['eval_loss']:.3f}")
+        right = f"{measures['exactly_right']} of {measures['answers']} held-out answers exactly right"
+        console.print(f"{name:<8} {share:>5}   {right}, loss {measures['eval_loss']:.3f}")
+
+
+def verdict(new: dict) -> str:
+    """Return the tuned answer, and the right one where it differs."""
+    answer = escape(new["answer"])
+    return f"[green]{answer}[/]" if new["exact"] else f"[red]{cut(answer)}[/]\nright: {escape(new['reference'])}"
+
+
+def cut(text: str) -> str:
+    """Return the beginning of a long answer, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDEST else line[: WIDEST - 4] + " ..."
 
 
 def reminder(prompt: str) -> str:

@@ -96,23 +96,16 @@ def resume_point(run_dir: Path, wanted: str) -> Path:
 
 def not_written(error: Exception, final: Path) -> Exception:
     """Turn what a full disk looks like from torch, safetensors and the system into one clear error; pass on the rest."""
-    marks = (
-        "No space left",
-        "File too large",
-        "Disk quota",
-        "os error 28",
-        "os error 27",
-        "PytorchStreamWriter",
-        "unexpected pos",
-    )
-    if not isinstance(error, OSError) and not any(mark in str(error) for mark in marks):
+    text = str(error).strip()
+    if any(mark in text for mark in ("PytorchStreamWriter", "unexpected pos")):
+        reason = "the disk is full, or files may not grow this large"  # all that torch says is where it stopped
+    elif isinstance(error, OSError) or any(mark in text for mark in ("No space left", "File too large", "Disk quota")):
+        reason = f"{type(error).__name__}: {text.splitlines()[0]}"
+    else:
         return error
     kept = ", ".join(path.name for path in checkpoints(final.parent)) or "none yet"
-    reason = str(error).strip().split("\n")[0]
-    return TrainingError(
-        f"cannot write {final}: {type(error).__name__}: {reason}",
-        hint=f"free space and run again with --resume; complete checkpoints: {kept}",
-    )
+    hint = f"free space and run again with --resume; complete checkpoints: {kept}"
+    return TrainingError(f"cannot write {final}: {reason}", hint=hint)
 
 
 # --- the final model ------------------------------------------------------------------------------------------------------------

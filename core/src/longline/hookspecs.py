@@ -80,6 +80,11 @@ def on_run_start(run: Run) -> None:
     """The run exists, its folder is there and writable, nothing is loaded yet."""
 
 
+@_spec("once, before the arguments object is built and anything is loaded")
+def pre_trainer_args(run: Run, trainer_args: dict[str, Any]) -> None:
+    """`trainer_args` are the keyword arguments of the method's arguments class and may be changed."""
+
+
 @_spec("once for each model, before its tokenizer is loaded")
 def pre_tokenizer_load(run: Run, tokenizer_kwargs: dict[str, Any]) -> None:
     """`tokenizer_kwargs` go to `AutoTokenizer.from_pretrained` and may be changed."""
@@ -127,11 +132,6 @@ def post_adapter_create(run: Run, model: PreTrainedModel) -> None:
 
 
 # --- trainer ------------------------------------------------------------------------------------------------------------------
-
-
-@_spec("once, before the arguments object is built")
-def pre_trainer_args(run: Run, trainer_args: dict[str, Any]) -> None:
-    """`trainer_args` are the keyword arguments of the method's arguments class and may be changed."""
 
 
 @_spec("once; the core answers with the method's trainer")

@@ -340,7 +340,7 @@ def _folder(run: Run, resume: str | None, overwrite: bool) -> ExitStack:
 
 def _clear(folder: Path, overwrite: bool) -> None:
     """Delete what an earlier run left, if that is wanted; whatever else lies in the folder stays."""
-    taken = [path for path in folder.iterdir() if path.name in OWN_NAMES or path.name.startswith("checkpoint-")]
+    taken = [path for path in folder.iterdir() if path.name in OWN_NAMES] + artifacts.checkpoints(folder)
     if taken and not overwrite:
         hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
         raise ConfigError(f"{folder} already holds a run", hint=hint)

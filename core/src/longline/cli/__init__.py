@@ -1,4 +1,10 @@
-"""The command line. Each command is one module, imported only when that command runs, so that `--help` costs nothing."""
+"""The command line. Each command is one module, imported only when that command runs, so that `--help` costs nothing.
+
+A plugin's distribution may bring a command of its own, a click command behind an entry point:
+
+    [project.entry-points."longline.commands"]
+    lark = "longline_lark.cli:command"
+"""
 
 from __future__ import annotations
 
@@ -7,14 +13,19 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from longline import __version__
-from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError
+from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError
+
+if TYPE_CHECKING:
+    from importlib_metadata import EntryPoint
 
 DEBUG = "LONGLINE_DEBUG"
+PLUGIN_COMMANDS = "longline.commands"
+"""The group of entry points for the commands of plugins."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("longline.cli.train", "Fine-tune a model as a config says."),
@@ -62,6 +73,70 @@ def cli() -> None:
     """
 
 
+class PluginGroup(LazyGroup):
+    """Our own commands and, after them, those of plugins: names from metadata, imported when called. Our names cannot be taken."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return our own names, then those of plugins by the alphabet."""
+        return [*COMMANDS, *plugin_commands()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command; raises PluginError when a plugin's cannot be used."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None:
+            offers = plugin_commands().get(cmd_name)
+            command = _load(cmd_name, offers) if offers else None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write our own, then those of plugins with what their distributions say of themselves."""
+        super().format_commands(ctx, formatter)
+        rows = [(name, _summary(offers[0])) for name, offers in plugin_commands().items()]
+        if rows:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(rows)
+
+
+def plugin_commands() -> dict[str, list[EntryPoint]]:
+    """The commands of plugins by name, with every distribution that offers one; from metadata alone."""
+    import importlib_metadata
+
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(importlib_metadata.entry_points(group=PLUGIN_COMMANDS), key=lambda entry: entry.name):
+        if entry.name not in COMMANDS and entry.dist is not None:
+            found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _summary(entry: EntryPoint) -> str:
+    assert entry.dist is not None  # plugin_commands leaves those out
+    return f"{entry.dist.metadata.get('Summary') or ''} ({entry.dist.name})".strip()
+
+
+def _load(name: str, offers: list[EntryPoint]) -> click.Command:
+    distributions = [f"{entry.dist.name} {entry.dist.version}" for entry in offers if entry.dist]
+    if len(offers) > 1:
+        text = f"the command {name!r} is offered by several distributions: {', '.join(distributions)}"
+        raise PluginError(text, hint="pip uninstall all but one")
+    label = f"the command {name!r} ({distributions[0]})"
+    hint = f"repair it: pip install --force-reinstall {distributions[0].partition(' ')[0]}"
+    try:
+        command = offers[0].load()
+    except Exception as error:
+        raise PluginError(f"{label} cannot be imported: {type(error).__name__}: {error}", hint=hint) from error
+    if not isinstance(command, click.Command):
+        raise PluginError(
+            f"{label}: its entry point {offers[0].value!r} is a {type(command).__name__}, no click command", hint=hint
+        )
+    return command
+
+
+command_line = PluginGroup(
+    cli.name, callback=cli.callback, params=cli.params, help=cli.help, context_settings=cli.context_settings
+)
+"""What `longline` runs. `cli` is the same without plugins: the documentation of commands is generated from it."""
+
+
 def run_cli(args: list[str] | None = None) -> int:
     """Run one command line in this process and return its exit status; never raises SystemExit.
 
@@ -75,7 +150,7 @@ def run_cli(args: list[str] | None = None) -> int:
     else:
         _quiet()
     try:
-        result: Any = cli.main(args=args, prog_name="longline", standalone_mode=False)
+        result: Any = command_line.main(args=args, prog_name="longline", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -104,6 +179,7 @@ def _quiet() -> None:
     """Keep what libraries tell their developers, and progress bars where no terminal is, out of a person's sight."""
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.|transformers\.pytorch_utils")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 

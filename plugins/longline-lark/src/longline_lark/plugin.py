@@ -1,0 +1,141 @@
+"""The plugin: what a run tells becomes cards, and a background thread delivers them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from longline import Alert, Plugin, hookimpl
+from longline_lark import credentials, rules
+from longline_lark.config import LarkConfig
+from longline_lark.throttle import Throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from longline import Summary
+    from longline.events import Status
+    from longline.run import Run
+    from longline_lark.cards import Card
+    from longline_lark.messages import Told, Writer
+    from longline_lark.sender import Sender
+
+logger = logging.getLogger("longline_lark")
+
+
+class LarkPlugin(Plugin):
+    """Tells a group when training starts, how it ends, and what needs a look; only the main rank talks.
+
+    Raises LonglineError when there is no webhook, or none that messages may go to.
+    """
+
+    Config = LarkConfig
+    config: LarkConfig
+
+    def __init__(self, config: LarkConfig) -> None:
+        super().__init__(config)
+        self.credentials = credentials.find(config, os.environ)
+        self._sender: Sender | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget everything of an earlier run."""
+        self.rules = [rules.parse(text) for text in self.config.rules]
+        self.throttle = Throttle()
+        self.began: float | None = None
+        self.error: Told | None = None
+        self.seen: set[str] = set()
+        self._writer: Writer | None = None
+
+    # --- the run ----------------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        """Note the time, and say what is missing for safe messages."""
+        if not run.is_main:
+            return
+        self._begin()
+        self.began = monotonic()
+        if self.credentials.secret is None:
+            logger.warning("lark: %s", credentials.UNSIGNED)
+
+    @hookimpl
+    def on_train_begin(self, run: Run, trainer: Any) -> None:
+        """Tell that training starts, or goes on after a resume."""
+        if run.is_main:
+            self._tell(run, "start", self._write(run).start(run, trainer.state.global_step, trainer.state.max_steps))
+
+    @hookimpl
+    def on_log(self, run: Run, logs: Mapping[str, float], step: int) -> None:
+        """Ask every rule; what it finds is an alert for everybody, so also for us."""
+        self.seen.update(logs)
+        for rule in self.rules:
+            finding = rule.see(logs)
+            if finding:
+                text = self._write(run).words.say(finding.sentence, finding.values)
+                run.hook.on_alert(run=run, alert=Alert(rule.text, text, step=step))
+
+    @hookimpl
+    def on_alert(self, run: Run, alert: Alert) -> None:
+        """Pass an alert on; of many with the same title one a minute."""
+        repeats = self.throttle.take(alert.title, monotonic())
+        if repeats is not None:
+            self._tell(run, "alert", self._write(run).alert(alert, repeats))
+
+    @hookimpl
+    def on_error(self, run: Run, error: BaseException) -> None:
+        """Keep the last lines of what stopped the run for the message at its end."""
+        from longline_lark.messages import Told
+
+        if run.is_main:
+            self.error = Told.of(error, run.phase)
+
+    @hookimpl
+    def on_run_end(self, run: Run, status: Status, summary: Summary) -> None:
+        """Tell how the run ended, and wait until everything is out, at most `timeout` seconds."""
+        if not run.is_main:
+            return
+        kind = "complete" if status == "completed" else status
+        seconds = monotonic() - self.began if self.began is not None else None
+        lost = self._sender.lost if self._sender else 0
+        self._tell(run, kind, self._write(run).end(kind, summary, seconds, lost, self.error), last=True)
+        self._close()
+        self._name_idle_rules()
+
+    # --- sending ----------------------------------------------------------------------------------------------------------------
+
+    def _write(self, run: Run) -> Writer:
+        from longline_lark.messages import Writer
+
+        if self._writer is None:
+            self._writer = Writer.of(run, self.config, lambda text: self.credentials.mask(run.mask(text)))
+        return self._writer
+
+    def _tell(self, run: Run, event: str, card: Card, *, last: bool = False) -> None:
+        """Queue a card if its event is wanted."""
+        if event not in self.config.events:
+            return
+        if self._sender is None:
+            from longline_lark.sender import Sender
+            from longline_lark.webhook import Webhook
+
+            self._sender = Sender(Webhook(self.credentials), self.config.timeout)
+        self._sender.put(card.payload(), last=last)
+
+    def _close(self) -> None:
+        if self._sender is None:
+            return
+        delivery = self._sender.close()
+        self._sender = None
+        if delivery.lost:
+            sent = f"{delivery.lost} of {delivery.lost + delivery.delivered} messages were not delivered"
+            logger.warning("lark: %s%s", sent, f": {delivery.reason}" if delivery.reason else "")
+
+    def _name_idle_rules(self) -> None:
+        """A rule whose metric never came is most likely misspelled, and silence would look like all is well."""
+        idle = [rule for rule in self.rules if rule.metric and rule.metric not in self.seen]
+        if idle and self.seen:
+            named, there = ", ".join(f"{rule.text!r}" for rule in idle), ", ".join(sorted(self.seen))
+            logger.warning("lark: no log event held the metric of these rules: %s; there were %s", named, there)

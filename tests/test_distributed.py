@@ -1,0 +1,271 @@
+"""Two real ranks over gloo: the same losses as one process, every event once, a model for one process, signals and failures.
+
+A launch costs seconds, so each one serves several tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from longline.cli import run_cli
+from longline.testing import chat, merged
+from safetensors.torch import load_file
+
+LONGLINE = [sys.executable, "-m", "longline"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "run.json").read_text())
+
+    def column(self, name: str) -> list[float]:
+        return [event[name] for event in self.log if name in event]
+
+
+class Place:
+    """A folder with rows and a config, shared by the launches of this file."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model = folder, model
+        self.rows = folder / "rows.jsonl"
+        self.rows.write_text("".join(json.dumps(row) + "\n" for row in chat(32)))
+
+    def config(self, name: str, **overrides: Any) -> Path:
+        """A config that makes 8 steps of 4 rows in all: 1 rank takes 4 at a time, 2 ranks 2 each."""
+        base: dict[str, Any] = {
+            "model": {"path": str(self.model)},
+            "data": {
+                "train": [{"path": str(self.rows), "format": "chat"}],
+                "eval": [{"path": str(self.rows), "format": "chat", "limit": 8}],
+                "max_length": 128,
+                "cache_dir": str(self.folder / "cache"),
+            },
+            "trainer": {
+                "max_steps": 8,
+                "per_device_train_batch_size": 2,
+                "learning_rate": 1e-3,
+                "logging_steps": 1,
+                "eval_strategy": "steps",
+                "eval_steps": 4,
+                "save_strategy": "steps",
+                "save_steps": 4,
+                "use_cpu": True,
+            },
+            "output_dir": str(self.folder / name),
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(merged(base, overrides)))
+        return path
+
+    def launch(self, name: str, *arguments: str, **overrides: Any) -> Ended:
+        """`longline train --nproc 2`."""
+        command = [*LONGLINE, "train", str(self.config(name, **overrides)), "--nproc", "2", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=ENVIRONMENT, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr, self.folder / name)
+
+    def alone(self, name: str, **overrides: Any) -> Ended:
+        """The same in this process, with the same rows in each step."""
+        config = self.config(name, **merged(overrides, {"trainer": {"per_device_train_batch_size": 4}}))
+        return Ended(run_cli(["train", str(config)]), "", "", self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model_dir) -> Place:
+    return Place(tmp_path_factory.mktemp("ranks"), tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def one(place) -> Ended:
+    return place.alone("one")
+
+
+@pytest.fixture(scope="module")
+def ddp(place) -> Ended:
+    return place.launch("ddp")
+
+
+@pytest.fixture(scope="module")
+def fsdp(place) -> Ended:
+    return place.launch("fsdp", trainer={"fsdp": True})
+
+
+def quiet(ended: Ended) -> bool:
+    """Nothing of torchrun's own account of a failure, and no traceback."""
+    return not any(word in ended.err for word in ("Traceback", "ChildFailedError", "FAILED", "exitcode", "elastic"))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_have_the_losses_of_one(kind, one, request):
+    two = request.getfixturevalue(kind)
+    assert (one.code, two.code) == (0, 0), two.err
+    assert len(one.column("loss")) == 8
+    assert two.column("loss") == pytest.approx(one.column("loss"), abs=1e-5)
+    assert two.column("eval_loss") == pytest.approx(one.column("eval_loss"), abs=1e-5)
+    assert two.column("grad_norm") == pytest.approx(one.column("grad_norm"), rel=1e-3)
+    assert two.column("num_tokens") == one.column("num_tokens")
+    assert two.manifest["world_size"] == 2
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_events_fire_once(kind, request):
+    two = request.getfixturevalue(kind)
+    assert [event["step"] for event in two.log if "loss" in event] == list(range(1, 9))
+    assert two.manifest["hooks"]["core"]["longline:log"]["on_log"]["calls"] == len(two.log) == 8 + 2 + 1
+    for line in ("longline run ", "step 3/8 ", "completed: 8 steps", "hook account", "data prepared in"):
+        assert two.out.count(line) == 1, line
+    assert two.out.count("saved ") == 2
+    assert quiet(two)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_the_saved_model_loads_in_one_process_and_is_the_same(kind, one, request):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    two = request.getfixturevalue(kind)
+    assert AutoTokenizer.from_pretrained(two.folder / "model").chat_template
+    model = AutoModelForCausalLM.from_pretrained(two.folder / "model", dtype=torch.float32)
+    expected = load_file(one.folder / "model" / "model.safetensors")
+    state = model.state_dict()
+    assert expected.keys() <= state.keys()
+    assert all(torch.allclose(state[name], tensor, atol=2e-4) for name, tensor in expected.items())
+    start = load_file(Path(json.loads(json.dumps(one.manifest["model"]))) / "model.safetensors")
+    moved = max(float((start[name] - tensor).abs().max()) for name, tensor in expected.items())
+    assert moved > 2e-3, "training changed less than what the comparison allows"
+    assert sorted(path.name for path in two.folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_resume(kind, place, request):
+    """From the checkpoint in the middle: the losses that follow, and the model, are those of the whole run."""
+    whole = request.getfixturevalue(kind)
+    losses = whole.column("loss")
+    model = load_file(whole.folder / "model" / "model.safetensors")
+    extra = {"trainer": {"fsdp": True}} if kind == "fsdp" else {}
+    again = place.launch(kind, "--resume", str(whole.folder / "checkpoint-4"), **extra)
+    assert again.code == 0, again.err
+    assert "step 4/8" not in again.out
+    assert again.column("loss") == pytest.approx(losses, abs=1e-6)
+    resumed = load_file(again.folder / "model" / "model.safetensors")
+    assert all(resumed[name].allclose(tensor, atol=1e-6) for name, tensor in model.items())
+
+
+def test_packing_and_lora_on_two_ranks(place):
+    shape = {
+        "data": {"packing": True, "max_length": 256, "eval": None},
+        "adapter": {"type": "lora", "r": 4},
+        "trainer": {"eval_strategy": "no", "eval_steps": None, "save_strategy": "no", "max_steps": 3},
+    }
+    two = place.launch("packed", **merged(shape, {"trainer": {"per_device_train_batch_size": 1}}))
+    assert two.code == 0, two.err
+    one = place.config("packed-one", **merged(shape, {"trainer": {"per_device_train_batch_size": 2}}))
+    assert run_cli(["train", str(one)]) == 0
+    alone = Ended(0, "", "", place.folder / "packed-one")
+    assert two.manifest["plan"]["layout"] == "rows"
+    assert two.column("loss") == pytest.approx(alone.column("loss"), abs=1e-5)
+    assert (two.folder / "model" / "adapter_model.safetensors").is_file()
+
+
+def test_ctrl_c_reaches_every_rank_once_and_the_run_goes_on(place):
+    endless = {"trainer": {"max_steps": 100_000, "save_strategy": "no", "eval_strategy": "no", "eval_steps": None}}
+    config, folder = place.config("stopped", **endless), place.folder / "stopped"
+    command = [*LONGLINE, "train", str(config), "--nproc", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    end = time.monotonic() + 120
+    while not (folder / "log.jsonl").is_file() or '"step": 3,' not in (folder / "log.jsonl").read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    stopped = Ended(process.returncode, out, err, folder)
+    assert stopped.code == 130
+    assert quiet(stopped), err
+    assert stopped.err.count("SIGINT: finishing this step and saving a checkpoint") == 2
+    assert (stopped.manifest["status"], stopped.manifest["exit_code"]) == ("interrupted", 130)
+    steps = stopped.manifest["summary"]["steps"]
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{steps}"]
+    assert not (folder / "model").exists()
+    more = steps + 3
+    again = place.launch("stopped", "--resume", "--set", f"trainer.max_steps={more}", **endless)
+    assert again.code == 0, again.err
+    assert again.log[-1]["step"] == more
+
+
+def test_a_rank_that_fails_ends_the_run_with_its_own_message(place):
+    failed = place.launch("failed", trainer={"learning_rate": 1e30, "max_grad_norm": 0, "optim": "sgd"}, nonfinite_loss="stop")
+    assert failed.code == 1
+    assert quiet(failed), failed.err
+    assert "error: the loss is nan at step " in failed.err or "error: the loss is inf at step " in failed.err
+    assert failed.err.count("error: ") <= 2
+    assert failed.manifest["status"] == "failed"
+
+
+def test_a_config_error_on_the_ranks_keeps_its_status_and_a_killed_rank_is_told(place, ddp):
+    begin = time.monotonic()
+    taken = place.launch("ddp")
+    assert taken.code == 2
+    assert taken.err.count("already holds a run") == 1
+    assert quiet(taken), taken.err
+    assert time.monotonic() - begin < 25, "the other rank waited for one that was gone"
+
+
+def test_a_rank_that_is_killed_is_told(place):
+    config = place.config("killed", trainer={"max_steps": 100_000, "save_strategy": "no"})
+    command = [*LONGLINE, "train", str(config), "--nproc", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    log = place.folder / "killed" / "log.jsonl"
+    end = time.monotonic() + 120
+    while not log.is_file() or '"step": 3,' not in log.read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    ranks = [rank for rank in children(children(process.pid)[0])]
+    os.kill(ranks[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "error: rank 1 was ended by SIGKILL" in err
+    assert "Traceback" not in err
+
+
+def children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in sorted(psutil.Process(pid).children(), key=lambda child: child.pid)]
+
+
+def test_under_an_outer_torchrun_each_process_takes_its_place(place, one):
+    config = place.config("outer")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "longline", "train", str(config)], capture_output=True, text=True, timeout=180, env=ENVIRONMENT, check=False
+    )
+    outer = Ended(done.returncode, done.stdout, done.stderr, place.folder / "outer")
+    assert outer.code == 0, outer.err
+    assert outer.manifest["world_size"] == 2
+    assert outer.column("loss") == pytest.approx(one.column("loss"), abs=1e-5)
+    assert outer.out.count("completed: 8 steps") == 1

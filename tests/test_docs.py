@@ -1,0 +1,433 @@
+"""What the documentation says is true: references are current, configs load, commands exist, rows and hooks do what is shown."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import click
+import pytest
+import yaml
+
+from longline import Plugin, hookimpl, hookspecs
+from longline.cli import COMMANDS, cli, run_cli
+from longline.config import load_config
+from longline.config.fields import trainer_fields
+from longline.config.sections import Config
+from longline.hookspecs import hook_facts
+from longline.plan import TRAINER_DEFAULTS
+from longline.plugins import Bus, LoadedPlugin
+from longline.testing import merged
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+READMES = [ROOT / "README.md", ROOT / "core" / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+PAGES = [*READMES, *sorted(DOCS.rglob("*.md"))]
+EXAMPLE = ROOT / "examples" / "minimal-plugin"
+BASE = {"model": {"path": "owner/model"}, "data": {"train": "rows.jsonl"}, "output_dir": "runs/demo"}
+
+
+# --- reading the pages --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it stands, its language, its text, and the heading above it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    heading: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    language, start, heading, inside = None, 0, "", []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if language is not None and line == "```":
+            yield Block(page, start, language, "\n".join(inside) + "\n", heading)
+            language = None
+        elif language is not None:
+            inside.append(line)
+        elif line.startswith("```"):
+            language, start, inside = line[3:], number, []
+        elif line.startswith("#"):
+            heading = line.lstrip("# ")
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def blocks(*languages: str) -> list[Block]:
+    found = [block for block in BLOCKS if block.language in languages]
+    assert found
+    return found
+
+
+def each(found: list[Any]) -> Any:
+    return pytest.mark.parametrize("item", found, ids=str)
+
+
+def first_column(page: Path, heading: str) -> list[str]:
+    """The code in the first cells of the table under a heading (or at the top of the page)."""
+    text = page.read_text(encoding="utf-8")
+    text = text.partition(f"\n{heading}\n")[2] if heading else text
+    table = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert table
+    return [name for row in table[0].splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def test_every_block_says_what_it_is():
+    languages = {block.language for block in BLOCKS}
+    assert languages <= {"yaml", "python", "toml", "json", "console", "bash", "text"}
+
+
+# --- the generated references -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_references_are_current(generate: ModuleType, capsys: pytest.CaptureFixture[str]):
+    status = generate.main(["--check"])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_a_stale_page_is_named_with_what_to_run(generate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pages = tmp_path / "reference"
+    shutil.copytree(DOCS / "reference", pages)
+    (pages / "hooks.md").write_text((pages / "hooks.md").read_text().replace("on_log", "on_lag"))
+    (pages / "commands.md").unlink()
+    assert generate.main(["--check"], pages) == 1
+    told = capsys.readouterr().err
+    assert f"{pages / 'hooks.md'} is stale: run `python docs/generate.py`" in told
+    assert f"{pages / 'commands.md'} is stale" in told
+    assert "config.md" not in told
+    generate.main([], pages)
+    assert generate.main(["--check"], pages) == 0
+
+
+def test_generating_needs_no_torch_and_no_terminal():
+    code = (
+        "import runpy, sys; sys.argv = ['generate.py', '--check']\n"
+        "try: runpy.run_path('docs/generate.py', run_name='__main__')\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "print(status, *[name for name in ('torch', 'transformers', 'datasets', 'pytest') if name in sys.modules])"
+    )
+    environment = {**os.environ, "COLUMNS": "40", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["0"], done.stderr
+
+
+def hook_signatures() -> dict[str, ast.FunctionDef]:
+    """What the hook reference shows, by name."""
+    trees = [ast.parse(block.text) for block in blocks_of(DOCS / "reference" / "hooks.md") if block.language == "python"]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {function.name: function for function in functions}
+
+
+def test_every_hook_is_documented_with_its_signature():
+    shown = hook_signatures()
+    assert list(shown) == list(hook_facts())
+    text = (DOCS / "reference" / "hooks.md").read_text(encoding="utf-8")
+    for name, facts in hook_facts().items():
+        real = inspect.signature(getattr(hookspecs, name))
+        arguments = {argument.arg: ast.unparse(argument.annotation) for argument in shown[name].args.args}
+        plain = {key: re.sub(r"\s+", " ", str(item.annotation)) for key, item in real.parameters.items()}
+        assert arguments == plain, name
+        section = text.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        assert f"**{facts.kind}**, on {'every' if facts.ranks == 'all' else 'the main'} rank; {facts.when}." in section
+        assert " ".join((inspect.getdoc(getattr(hookspecs, name)) or "").split()) in " ".join(section.split())
+        assert "Answered here by nobody" not in section
+        assert "Fired by nobody" not in section
+
+
+def test_every_config_key_is_documented():
+    text = (DOCS / "reference" / "config.md").read_text(encoding="utf-8")
+    top = text.partition("## The top level")[2].partition("\n## ")[0]
+    for name, info in Config.model_fields.items():
+        assert f"| `{name}` |" in top
+        assert " ".join((info.description or "?").split()) in top
+
+
+def test_the_trainer_defaults_are_those_of_transformers_but_for_logging():
+    known = trainer_fields("sft")
+    differing = {name for name, value in TRAINER_DEFAULTS.items() if known[name].default != value}
+    assert differing == {"logging_steps", "logging_first_step"}
+
+
+def test_every_command_has_its_help():
+    shown = {block.heading: block.text for block in blocks_of(DOCS / "reference" / "commands.md")}
+    assert [f"longline {name}" for name in COMMANDS] == [name for name in shown if name.count(" ") == 1]
+    assert {"longline plugins list", "longline plugins show"} < set(shown)
+    with click.Context(cli, info_name="longline") as context:
+        for name in COMMANDS:
+            for option in cli.get_command(context, name).params:
+                assert all(spelling in shown[f"longline {name}"] for spelling in option.opts if spelling.startswith("-"))
+
+
+def test_the_first_page_lists_every_command():
+    row = next(line for line in (DOCS / "index.md").read_text().splitlines() if line.startswith("| commands |"))
+    assert re.findall(r"`(\w+)`", row) == list(COMMANDS)
+
+
+# --- configs ------------------------------------------------------------------------------------------------------------------
+
+
+@each(blocks("yaml"))
+def test_configs_are_accepted(item: Block, tmp_path: Path):
+    """A whole config as it stands, a part of one merged into the least that a config needs."""
+    path = tmp_path / "config.yaml"
+    content = yaml.safe_load(item.text)
+    whole = {"model", "data", "output_dir"} <= content.keys()
+    path.write_text(item.text if whole else yaml.safe_dump(merged(BASE, content)), encoding="utf-8")
+    load_config(path, environ={"HF_TOKEN": "hf_not_a_real_one"}, data_files=False)
+
+
+@each(sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("**/config.yaml")))
+def test_example_configs_are_accepted(item: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(ROOT)
+    assert run_cli(["check", item]) == 0, capsys.readouterr().err
+
+
+MISTAKEN = """\
+method: sft
+model:
+  path: HuggingFaceTB/SmolLM2-135M-Instruct
+data:
+  train: train.jsonl
+  max_lenght: 512
+trainer:
+  learning_rte: 2e-4
+  num_train_epochs: two
+  run_name: demo
+output_dir: runs/demo
+"""
+
+
+def shown_with(page: str, start: str) -> str:
+    return next(block.text for block in blocks_of(DOCS / page) if block.text.startswith(start))
+
+
+def test_mistakes_are_reported_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(MISTAKEN)
+    Path("train.jsonl").write_text("{}\n")
+    assert run_cli(["check", "config.yaml"]) == 2
+    assert capsys.readouterr().err == shown_with("config.md", "config.yaml:6:3")
+
+
+# --- commands -----------------------------------------------------------------------------------------------------------------
+
+
+def command_lines() -> list[str]:
+    """Every `longline ...` in the pages: after a prompt, or behind a launcher."""
+    lines = [line for block in blocks("console", "bash") for line in block.text.splitlines()]
+    own = [line[2:] for line in lines if line.startswith("$ longline ")]
+    launched = [line.partition(" -m ")[2] for line in lines if " -m longline " in line]
+    return list(dict.fromkeys([*own, *launched]))
+
+
+def parse(arguments: list[str], group: click.Group, parent: click.Context) -> None:
+    """Let click read a command line down to the last option, without running anything."""
+    name, command, rest = group.resolve_command(parent, arguments)
+    assert command is not None
+    context = command.make_context(name, rest, parent=parent)
+    if isinstance(command, click.Group):
+        parse([*context._protected_args, *context.args], command, context)
+
+
+@each(command_lines())
+def test_commands_exist_with_their_options(item: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(item.partition(" > ")[0])
+    for word in words:
+        if word.startswith("runs/"):
+            Path(word).mkdir(parents=True, exist_ok=True)
+    Path("runs").mkdir(exist_ok=True)
+    parse(words[1:], cli, click.Context(cli, info_name="longline"))
+
+
+def test_the_reader_of_commands_refuses_what_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for line in ("trian config.yaml", "train config.yaml --reusme", "plugins show a b", "preview config.yaml --split test"):
+        with pytest.raises(click.UsageError):
+            parse(line.split(), cli, click.Context(cli, info_name="longline"))
+
+
+def test_every_tox_environment_that_is_named_exists():
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    named = {name for page in PAGES for name in re.findall(r"tox run -e (\w+)", page.read_text(encoding="utf-8"))}
+    assert {"quickstart", "tests"} <= named
+    assert all(tox.has_section(f"testenv:{name}") for name in named)
+
+
+def test_every_environment_variable_of_ours_is_real():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "core" / "src").rglob("*.py"))
+    named = set(re.findall(r"\bLONGLINE_[A-Z_]+\b", (DOCS / "config.md").read_text(encoding="utf-8")))
+    assert named
+    assert all(f'"{name}"' in source for name in named)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------------------
+
+
+def rows_with_previews() -> list[tuple[Block, Block]]:
+    own = list(blocks_of(DOCS / "data.md"))
+    return [(row, shown) for row, shown in itertools.pairwise(own) if (row.language, shown.language) == ("json", "text")]
+
+
+@pytest.mark.parametrize(("row", "shown"), rows_with_previews(), ids=[str(row) for row, _ in rows_with_previews()])
+def test_rows_are_read_and_masked_as_shown(
+    row: Block, shown: Block, run_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row.text, encoding="utf-8")
+    config = run_config(data={"train": [{"path": str(path)}]})
+    assert run_cli(["preview", str(config)]) == 0
+    heading, _, printed = capsys.readouterr().out.partition("\n")
+    assert heading.startswith(f"train row 0: {path}:1")
+    assert printed.startswith(shown.text)
+    assert f"rows.jsonl: {row.heading} (guessed)" in printed
+
+
+def test_every_format_has_a_row():
+    from longline.data.formats import ALLOWED_TRAIN_ON
+
+    assert {row.heading for row, _ in rows_with_previews()} == set(ALLOWED_TRAIN_ON)
+
+
+def test_the_table_of_train_on_is_right():
+    from longline.data.formats import ALLOWED_TRAIN_ON, DEFAULT_TRAIN_ON
+
+    section = (DOCS / "data.md").read_text(encoding="utf-8").partition("## What is learnt: train_on")[2]
+    rows = [re.findall(r"`(\w+)`", line) for line in section.splitlines() if line.startswith("| `")]
+    assert {row[0]: (row[1], tuple(row[2:])) for row in rows} == {
+        name: (DEFAULT_TRAIN_ON[name], allowed) for name, allowed in ALLOWED_TRAIN_ON.items()
+    }
+
+
+GOOD = '{"messages": [{"role": "user", "content": "Hooks?"}, {"role": "assistant", "content": "7"}]}'
+
+
+def test_bad_rows_are_reported_as_shown(
+    run_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [GOOD, GOOD.replace(', {"role"', ' {"role"'), GOOD, GOOD.replace("assistant", "robot")]
+    Path("support.jsonl").write_text("\n".join(rows) + "\n")
+    config = run_config(data={"train": [{"path": "support.jsonl"}]})
+    assert run_cli(["preprocess", str(config)]) == 2
+    assert capsys.readouterr().err == shown_with("data.md", "error: 2 rows")
+
+
+# --- plugins and runs ---------------------------------------------------------------------------------------------------------
+
+
+@each(blocks("python"))
+def test_python_is_valid(item: Block):
+    compile(item.text, str(item), "exec", dont_inherit=True)
+
+
+def plugin_in(page: Path, name: str) -> Any:
+    """Run the block of a page that defines a plugin, and return its names."""
+    text = next(block.text for block in blocks_of(page) if block.language == "python" and f"class {name}(Plugin)" in block.text)
+    names: dict[str, Any] = {"__name__": "shown_plugin"}
+    exec(compile(text, str(page), "exec", dont_inherit=True), names)
+    Bus([LoadedPlugin.of(names[name](names[name].Config()))])
+    return names
+
+
+def test_the_hook_in_the_readme_has_15_lines_and_works(run_longline: Any):
+    names = plugin_in(ROOT / "README.md", "SpikePlugin")
+    lines = inspect.cleandoc(next(block.text for block in blocks_of(ROOT / "README.md") if "SpikePlugin(" in block.text))
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 15
+    sharp = run_longline(plugins=[names["SpikePlugin"](names["SpikeConfig"](limit=0.0001))], trainer={"max_steps": 2})
+    assert sharp.hooks("on_alert") == ["on_alert(alert=warning: the gradient jumps)"] * 2
+    blunt = run_longline(
+        plugins=[names["SpikePlugin"](names["SpikeConfig"](limit=1e6))], trainer={"max_steps": 2}, overwrite=True
+    )
+    assert blunt.hooks("on_alert") == []
+
+
+def test_the_optimizer_in_the_tutorial_replaces_the_cores(run_longline: Any):
+    names = plugin_in(DOCS / "writing-a-plugin.md", "MomentumPlugin")
+    outcome = run_longline(plugins=[names["MomentumPlugin"](names["MomentumConfig"]())], trainer={"max_steps": 2})
+    hooks = outcome.manifest["hooks"]
+    assert hooks["plugins"]["momentum"]["provide_optimizer"]["calls"] == 1
+    assert "provide_optimizer" not in hooks["core"]["longline:defaults"]
+    assert "provide_scheduler" in hooks["core"]["longline:defaults"]
+
+
+@each(["pyproject.toml", "src/longline_losslimit/config.py", "src/longline_losslimit/plugin.py", "tests/test_losslimit.py"])
+def test_the_tutorial_shows_the_example_as_it_is(item: str):
+    shown = [block.text for block in blocks_of(DOCS / "writing-a-plugin.md") if block.language in ("python", "toml")]
+    assert (EXAMPLE / item).read_text(encoding="utf-8") in shown
+
+
+class Onlooker(Plugin):
+    """Keeps the run that it was handed."""
+
+    run: Any = None
+
+    @hookimpl
+    def on_run_start(self, run: Any) -> None:
+        self.run = run
+
+
+def test_a_run_has_what_the_pages_say(run_longline: Any):
+    from longline.run import OWN_NAMES, Phase
+
+    onlooker = Onlooker(Onlooker.Config())
+    outcome = run_longline(plugins=[onlooker], trainer={"save_strategy": "steps", "save_steps": 5, "logging_first_step": True})
+    attributes = first_column(DOCS / "writing-a-plugin.md", "### run")
+    assert len(attributes) >= 9
+    assert all(hasattr(onlooker.run, name.removeprefix("run.")) for name in attributes)
+    tutorial = " ".join((DOCS / "writing-a-plugin.md").read_text(encoding="utf-8").split())
+    *phases, last = get_args(Phase)
+    assert f"{', '.join(phases)} or {last}" in tutorial
+    folder = {name.rstrip("/") for name in first_column(DOCS / "runs.md", "")}
+    assert folder == {name for name in OWN_NAMES if not name.startswith(".")} | {"checkpoint-N"}
+    left = {re.sub(r"^checkpoint-\d+$", "checkpoint-N", path.name) for path in outcome.output_dir.iterdir()}
+    assert folder - {"merged", "evaluation"} == {name for name in left if not name.startswith(".")}
+    line = next(block.text for block in blocks_of(DOCS / "runs.md") if block.language == "json")
+    assert list(json.loads(line)) == list(outcome.log[0])
+
+
+# --- links --------------------------------------------------------------------------------------------------------------------
+
+
+@each(PAGES)
+def test_links_lead_somewhere(item: Path):
+    """Files and folders of the tree; what is inside the site, anchors included, mkdocs checks as well."""
+    text = re.sub(r"^```.*?^```$", "", item.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith("https://"):
+            assert (item.parent / target).exists(), target
+            assert item in READMES or (item.parent / target).resolve().is_relative_to(DOCS)
