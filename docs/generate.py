@@ -345,7 +345,11 @@ def commands_page() -> str:
 
 def _help(name: str, command: click.Command, parent: click.Context | None) -> str:
     """One command; the width is fixed, whatever terminal this runs in."""
-    options = {"terminal_width": HELP_WIDTH, "max_content_width": HELP_WIDTH, "help_option_names": ["-h", "--help"]}
+    options: dict[str, Any] = {
+        "terminal_width": HELP_WIDTH,
+        "max_content_width": HELP_WIDTH,
+        "help_option_names": ["-h", "--help"],
+    }
     context = click.Context(command, info_name=name, parent=parent, **options)
     return f"## {context.command_path}\n\n```text\n{context.get_help()}\n```"
 

@@ -36,7 +36,12 @@ from longline.testing import merged
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-READMES = [ROOT / "README.md", ROOT / "core" / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+READMES = [
+    ROOT / "README.md",
+    ROOT / "core" / "README.md",
+    *sorted(ROOT.glob("examples/*/README.md")),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+]
 PAGES = [*READMES, *sorted(DOCS.rglob("*.md"))]
 EXAMPLE = ROOT / "examples" / "minimal-plugin"
 BASE = {"model": {"path": "owner/model"}, "data": {"train": "rows.jsonl"}, "output_dir": "runs/demo"}
@@ -206,7 +211,8 @@ def test_configs_are_accepted(item: Block, tmp_path: Path):
     content = yaml.safe_load(item.text)
     whole = {"model", "data", "output_dir"} <= content.keys()
     path.write_text(item.text if whole else yaml.safe_dump(merged(BASE, content)), encoding="utf-8")
-    load_config(path, environ={"HF_TOKEN": "hf_not_a_real_one"}, data_files=False)
+    environment = dict.fromkeys(re.findall(r"\$\{(\w+)\}", item.text), "from-the-environment")
+    load_config(path, environ=environment, data_files=False)
 
 
 @each(sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("**/config.yaml")))
@@ -259,7 +265,7 @@ def parse(arguments: list[str], group: click.Group, parent: click.Context) -> No
     assert command is not None
     context = command.make_context(name, rest, parent=parent)
     if isinstance(command, click.Group):
-        parse([*context._protected_args, *context.args], command, context)
+        parse([*getattr(context, "_protected_args", ()), *context.args], command, context)
 
 
 @each(command_lines())

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
 from longline import Plugin, artifacts, hookimpl
 from longline.cli import run_cli
 from longline.errors import ConfigError, TrainingError
 from longline.plugins import PluginConfig
 from longline.testing import HookRecorder, chat
-from safetensors.torch import load_file
 
 # --- kill -9 ------------------------------------------------------------------------------------------------------------------
 
@@ -156,7 +157,9 @@ def small_disk(tmp_path):
     """A real file system of 1.4 MB, where the machine lets us mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("no right to mount a file system")
     yield folder

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
 from longline import Plugin, hookimpl
 from longline.plugins import PluginConfig
-from safetensors.torch import load_file
 
 LONGLINE = [sys.executable, "-m", "longline"]
 

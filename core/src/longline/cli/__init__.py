@@ -8,6 +8,7 @@ A plugin's distribution may bring a command of its own, a click command behind a
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -109,8 +110,8 @@ def plugin_commands() -> dict[str, list[EntryPoint]]:
 
 
 def _summary(entry: EntryPoint) -> str:
-    assert entry.dist is not None  # plugin_commands leaves those out
-    return f"{entry.dist.metadata.get('Summary') or ''} ({entry.dist.name})".strip()
+    distribution = entry.dist
+    return f"{distribution.metadata.get('Summary') or ''} ({distribution.name})".strip() if distribution else ""
 
 
 def _load(name: str, offers: list[EntryPoint]) -> click.Command:
@@ -125,9 +126,8 @@ def _load(name: str, offers: list[EntryPoint]) -> click.Command:
     except Exception as error:
         raise PluginError(f"{label} cannot be imported: {type(error).__name__}: {error}", hint=hint) from error
     if not isinstance(command, click.Command):
-        raise PluginError(
-            f"{label}: its entry point {offers[0].value!r} is a {type(command).__name__}, no click command", hint=hint
-        )
+        found = f"{offers[0].value!r} is a {type(command).__name__}"
+        raise PluginError(f"{label}: its entry point {found}, no click command", hint=hint)
     return command
 
 
@@ -180,6 +180,7 @@ def _quiet() -> None:
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.|transformers\.pytorch_utils")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional package is not there
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 

@@ -76,7 +76,7 @@ class Sender:
         self._queue: deque[_Message] = deque()
         self._wake = threading.Condition()
         self._sending = False
-        self._closing = False
+        self._closing = self._closed = False
         self._end = math.inf
         self._limit = RateLimit()
         self._thread: threading.Thread | None = None
@@ -108,7 +108,7 @@ class Sender:
                 self._end = monotonic() + self._timeout
                 self._wake.notify_all()
                 self._wake.wait_for(lambda: not self._queue and not self._sending, self._timeout)
-                self._end = monotonic()
+                self._end, self._closed = monotonic(), True
                 self.lost += len(self._queue) + self._sending
                 self._queue.clear()
             return Delivery(self.delivered, self.lost, self.reason)
@@ -123,7 +123,7 @@ class Sender:
             except Exception as error:  # the thread must live on: later messages may well get through
                 self._tell(f"a message could not be sent: {type(error).__name__}", "")
             with self._wake:
-                if not self._over:
+                if not self._closed:
                     self.delivered += arrived
                     self.lost += not arrived
                 self._sending = False
@@ -140,10 +140,7 @@ class Sender:
     def _deliver(self, message: _Message) -> bool:
         """Try until the message is taken, refused for good, too old, or the run has waited long enough."""
         backoff = FIRST_BACKOFF
-        while not self._over:
-            self._keep_limit(message)
-            if self._over:
-                return False
+        while self._may_send(message):
             self._limit.enter(monotonic())
             answer = self._webhook.post(message.payload, self._patience())
             if answer.outcome == "delivered":
@@ -155,29 +152,25 @@ class Sender:
             backoff = min(2 * backoff, LONGEST_BACKOFF)
         return False
 
-    @property
-    def _over(self) -> bool:
-        """Whether the run waits no longer."""
-        return monotonic() >= self._end
-
     def _patience(self) -> float:
         """How long the next request may take."""
         return max(0.1, min(self._timeout, self._end - monotonic()))
 
-    def _keep_limit(self, message: _Message) -> None:
-        """Wait until Lark's limits allow a request, or until the run waits no longer."""
+    def _may_send(self, message: _Message) -> bool:
+        """Wait until Lark's limits allow a request; False when the run waits no longer."""
         until = monotonic() + self._limit.wait(monotonic(), last=message.last)
         with self._wake:
             while (left := min(until, self._end) - monotonic()) > 0:
                 self._wake.wait(left)
+            return monotonic() < self._end
 
     def _back_off(self, seconds: float) -> None:
         """Wait before another attempt; the end of the run leaves no time for more than a second."""
         with self._wake:
-            if not self._closing and self._wake.wait_for(lambda: self._closing, seconds):
-                return  # one more attempt at once
             if self._closing:
-                self._wake.wait_for(lambda: self._over, max(0.0, min(seconds, 1.0, self._end - monotonic())))
+                self._wake.wait(max(0.0, min(seconds, 1.0, self._end - monotonic())))
+            else:
+                self._wake.wait_for(lambda: self._closing, seconds)  # which leaves one more attempt at once
 
     def _failed(self, answer: Answer) -> None:
         self.reason = answer.reason
