@@ -284,6 +284,7 @@ def test_a_packed_step_has_the_loss_of_its_samples_alone(run_longline, tiny_mode
         loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum", ignore_index=-100).item()
         count += int((targets != -100).sum())
     assert outcome.log[0]["loss"] == pytest.approx(loss / count, abs=1e-5)
+    assert outcome.log[0]["num_tokens"] == sum(len(ids) for ids, _ in rows["samples"]), "padding is not counted"
 
 
 # --- model and adapter --------------------------------------------------------------------------------------------------------
@@ -363,6 +364,6 @@ def test_gradient_checkpointing_changes_nothing_but_memory(run_longline, tmp_pat
     assert left == pytest.approx([event["loss"] for event in spared.log if "loss" in event], rel=1e-6)
 
 
-def test_a_value_that_the_arguments_class_refuses_stops_before_the_model(run_longline, tmp_path):
+def test_a_value_that_the_arguments_class_refuses_stops_before_the_model(run_longline):
     with pytest.raises(ConfigError, match="SchedulerType"):
-        run_longline(model={"path": str(tmp_path / "none")}, trainer={"lr_scheduler_type": "sideways"})
+        run_longline(model={"path": "nobody/nothing"}, trainer={"lr_scheduler_type": "sideways"})

@@ -154,6 +154,11 @@ def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
     """
 
 
+@_spec("once, when the trainer is built and nothing has been trained")
+def post_trainer_create(run: Run, trainer: Trainer) -> None:
+    """`trainer` may be changed in place, for example with `trainer.add_callback`."""
+
+
 @_spec("once; the core answers with what `trainer.optim` names")
 def provide_optimizer(run: Run, trainer: Trainer, model: PreTrainedModel) -> torch.optim.Optimizer | None:
     """An optimizer over the trainable parameters of `model`."""
@@ -164,11 +169,6 @@ def provide_scheduler(
     run: Run, trainer: Trainer, optimizer: torch.optim.Optimizer, num_training_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
     """A learning-rate scheduler that is stepped once for each optimizer step."""
-
-
-@_spec("once, when the trainer is built and nothing has been trained")
-def post_trainer_create(run: Run, trainer: Trainer) -> None:
-    """`trainer` may be changed in place, for example with `trainer.add_callback`."""
 
 
 # --- training -----------------------------------------------------------------------------------------------------------------

@@ -260,15 +260,15 @@ def _trainer(run: Run, args: Any, tokenizer: Any, data: Prepared, model: Any) ->
     from longline.trainers.bridge import HookBridge
 
     run.phase = "trainer"
-    loss = run.hook.provide_loss(run=run, model=model)
     parts = Parts(
         model=model,
         tokenizer=tokenizer,
         train=data.train,
         eval=data.eval,
-        collator=run.hook.provide_collator(run=run, tokenizer=tokenizer),
         trainer_class=run.hook.provide_trainer_class(run=run),
+        collator=run.hook.provide_collator(run=run, tokenizer=tokenizer),
     )
+    loss = run.hook.provide_loss(run=run, model=model)
     trainer: Any = method(run.config.method).build(parts, args)
     trainer.attach(run, loss, lambda rows: ", ".join(data.origin("train", row) for row in rows))
     if run.config.early_stopping:
@@ -345,7 +345,10 @@ def _clear(folder: Path, overwrite: bool) -> None:
         hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
         raise ConfigError(f"{folder} already holds a run", hint=hint)
     for path in taken:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "config.yaml":  # replaced in place: another rank may be reading it
+            path.unlink()
 
 
 def _close_manifest(run: Run, status: Status, exit_code: int) -> None:

@@ -111,6 +111,7 @@ def test_collated_rows():
         "labels": [[-100, 2, 3, -100, 5], [-100, 7, -100, -100, -100]],
         "position_ids": [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]],
         "row_ids": [[7, 8], [9, -1]],
+        "token_count": [7],
     }
     assert {part.dtype for part in batch.values()} == {torch.int64}
 
@@ -122,6 +123,7 @@ def test_collated_flat():
         "labels": [[-100, 2, 3, -100, 5, -100, 7, -100]],
         "position_ids": [[0, 1, 2, 0, 1, 0, 1, 0]],
         "row_ids": [[7, 8], [9, -1]],
+        "token_count": [7],
     }
 
 
@@ -133,6 +135,7 @@ def test_collated_padded():
         "labels": [[-100, 2, 3, -100, 5, -100, -100, -100], [-100, 7, *[-100] * 6]],
         "attention_mask": [[1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]],
         "row_ids": [[7, 8], [9, -1]],
+        "token_count": [7],
     }
 
 
@@ -154,7 +157,7 @@ def model_with(attention, vocabulary):
 
 def loss_of(model, batch):
     with torch.no_grad():
-        return model(**{name: part for name, part in batch.items() if name != "row_ids"}).loss.item()
+        return model(**{name: part for name, part in batch.items() if name not in ("row_ids", "token_count")}).loss.item()
 
 
 def loss_alone(model, rows):

@@ -9,6 +9,7 @@ A plugin's distribution may bring a command of its own, a click command behind a
 from __future__ import annotations
 
 import logging
+import logging
 import os
 import sys
 import traceback
@@ -145,9 +146,7 @@ def run_cli(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args or bool(os.environ.get(DEBUG))
     args = [argument for argument in args if argument != "--debug"]  # it may stand before or after the command
-    if debug:
-        os.environ[DEBUG] = "1"  # for ranks that this process starts
-    else:
+    if not debug:
         _quiet()
     try:
         result: Any = command_line.main(args=args, prog_name="longline", standalone_mode=False)
@@ -181,12 +180,15 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.|transformers\.pytorch_utils")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional package is not there
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, used or not
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def main() -> None:
     """Entry point of the `longline` command."""
+    if "--debug" in sys.argv:
+        os.environ[DEBUG] = "1"  # for ranks that this process starts
     code = run_cli()
     if "LONGLINE_LAUNCHED" in os.environ:
         from longline.distributed import report

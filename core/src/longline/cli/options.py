@@ -10,6 +10,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from longline.config.loader import LoadedConfig
 
 
@@ -56,3 +58,11 @@ def load(config: Path, overrides: tuple[str, ...]) -> LoadedConfig:
     from longline.config.loader import load_config
 
     return load_config(config, overrides)
+
+
+def output() -> Console:
+    """A rich console for tables: as wide as the terminal, and wide enough for every column where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=240)

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from longline import distributed
-from longline.cli.options import config_argument, set_option
+from longline.cli.options import config_argument, output, set_option
 from longline.config.loader import load_config
 
 
@@ -34,7 +33,7 @@ def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         facts = [{"name": fact.name, "value": run.mask(fact.value), "why": fact.why} for fact in plan.facts]
         click.echo(json.dumps({"facts": facts, "hooks": answers}, indent=2, ensure_ascii=False))
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = output()
     table = Table.grid(padding=(0, 2))
     for fact in plan.facts:
         table.add_row(escape(fact.name), escape(run.mask(fact.value)), f"[dim]{escape(fact.why)}[/dim]")

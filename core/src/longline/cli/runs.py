@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from longline.artifacts import read_manifest
+from longline.cli.options import output
 from longline.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def command(folder: Path, as_json: bool) -> None:
         table.add_column(name, justify="right" if name in ("steps", "loss", "eval loss", "seconds") else "left")
     for path, manifest in found:
         table.add_row(*_cells(path, manifest))
-    Console(soft_wrap=True, highlight=False).print(table)
+    output().print(table)
 
 
 def _manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -28,7 +28,8 @@ class Collator:
       and without a key-value cache (`use_cache=False`).
     - `flat`: the same three, each [1, total]: all samples one after another.
 
-    Each has `row_ids` [rows, most samples in a row], filled up with -1: which samples of the data set are in which row.
+    Each has `row_ids` [rows, most samples in a row], filled up with -1: which samples of the data set are in which row; and
+    `token_count` [1]: how many tokens are no padding.
     `pad_to_multiple_of` rounds the length up.
     """
 
@@ -51,7 +52,8 @@ class Collator:
         width = self._width(ids)
         columns = {"input_ids": (ids, self.pad_token_id), "labels": (labels, IGNORED), **extra}
         batch = {name: _stack(parts, width, fill, name == "position_ids") for name, (parts, fill) in columns.items()}
-        return {**batch, "row_ids": _stack(members, max(map(len, members)), -1, False)}
+        counted = torch.tensor([sum(map(len, ids))])
+        return {**batch, "row_ids": _stack(members, max(map(len, members)), -1, False), "token_count": counted}
 
     def _width(self, ids: Sequence[NDArray[np.int64]]) -> int:
         """The longest row, rounded up."""

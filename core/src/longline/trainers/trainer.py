@@ -45,6 +45,7 @@ class LonglineTrainer(Trainer):
         self.describe_rows = describe_rows
         self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
         self._row_ids: list[int] = []
+        self._batch_tokens: torch.Tensor | None = None
         self._tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -71,17 +72,18 @@ class LonglineTrainer(Trainer):
     # --- batches and loss -------------------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Take the row ids out of the batch: they are for error messages, no model knows them."""
+        """Take out of the batch what no model knows: the row ids, for error messages, and the count of its tokens."""
         row_ids = inputs.pop("row_ids", None)
+        self._batch_tokens = inputs.pop("token_count", None)
         self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one batch; a loss that is not finite stops before the optimizer sees it."""
-        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
-        self._tokens += real
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        # A plugin's collator may not count; then padding is counted as well.
+        self._tokens += inputs["input_ids"].numel() if self._batch_tokens is None else self._batch_tokens.sum()
         if self.stop_on_nonfinite and most(int(not math.isfinite(loss.item()))):
             self._raise_nonfinite(loss.item())
         return loss

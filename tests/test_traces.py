@@ -1,0 +1,102 @@
+"""Golden traces: every hook of a run, in order, compared literally with a file in traces/.
+
+`LONGLINE_UPDATE_TRACES=1 python -m pytest tests/test_traces.py` accepts what has changed; look at the difference first.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from longline import Plugin, hookimpl
+from longline.errors import TrainingError
+from longline.hookspecs import hook_facts
+from longline.plugins import HookError, PluginConfig
+from longline.testing import HookRecorder, assert_trace
+
+TRACES = Path(__file__).parent / "traces"
+
+WITH_EVALUATION = {
+    "data": {"eval_fraction": 0.25},
+    "adapter": {"type": "lora", "r": 4},
+    "trainer": {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2},
+}
+
+
+class At(Plugin):
+    """Does something after a step."""
+
+    def __init__(self, step: int, action) -> None:
+        super().__init__(PluginConfig())
+        self.step, self.action = step, action
+
+    @hookimpl
+    def on_step_end(self, run, step):
+        if step == self.step:
+            self.action(run)
+
+
+def test_sft(run_longline):
+    outcome = run_longline(trainer={"max_steps": 2})
+    assert_trace(outcome.calls, TRACES / "sft.txt")
+
+
+def test_sft_with_lora_evaluation_and_checkpoints(run_longline):
+    outcome = run_longline(**WITH_EVALUATION)
+    assert_trace(outcome.calls, TRACES / "sft-lora-eval.txt")
+
+
+def test_interrupt_and_resume(run_longline, run_config):
+    config = run_config(**WITH_EVALUATION)
+    stopped = run_longline(config, plugins=[At(3, lambda run: signal.raise_signal(signal.SIGINT))])
+    assert_trace(stopped.calls, TRACES / "interrupt.txt")
+    resumed = run_longline(config, resume="last")
+    assert_trace(resumed.calls, TRACES / "resume.txt")
+
+
+def test_crash_before_training(run_longline):
+    class Broken(Plugin):
+        @hookimpl
+        def post_trainer_create(self):
+            raise ValueError("no such layer")
+
+    recorder = HookRecorder()
+    with pytest.raises(HookError):
+        run_longline(plugins=[Broken(PluginConfig())], recorder=recorder)
+    assert_trace(recorder.calls, TRACES / "crash-before-training.txt")
+
+
+def test_crash_in_training(run_longline):
+    class Diverge(Plugin):
+        @hookimpl
+        def pre_optimizer_step(self, trainer, step):
+            if step == 2:
+                for parameter in trainer.model.parameters():
+                    parameter.grad.fill_(float("nan"))
+
+    recorder = HookRecorder()
+    with pytest.raises(TrainingError):
+        run_longline(plugins=[Diverge(PluginConfig())], recorder=recorder, trainer={"max_steps": 5, "max_grad_norm": 0})
+    assert_trace(recorder.calls, TRACES / "crash.txt")
+
+
+def test_an_event_that_a_plugin_raises_has_its_place(run_longline):
+    from longline import Alert
+
+    alert = Alert("a big fish", level="info", step=1)
+    outcome = run_longline(plugins=[At(1, lambda run: run.hook.on_alert(run=run, alert=alert))], trainer={"max_steps": 1})
+    assert_trace(outcome.calls, TRACES / "alert.txt")
+
+
+def test_every_hook_is_in_some_trace():
+    """A hook that no run fires is a promise to plugin authors that nothing keeps."""
+    fired = {line.partition("(")[0] for path in TRACES.glob("*.txt") for line in path.read_text().splitlines()}
+    assert fired == set(hook_facts())
+
+
+def test_hooks_are_documented_in_the_order_of_time():
+    lines = (TRACES / "sft-lora-eval.txt").read_text().splitlines()
+    first = list(dict.fromkeys(line.partition("(")[0] for line in lines))
+    assert first == [name for name in hook_facts() if name in first]
