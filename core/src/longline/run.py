@@ -131,6 +131,15 @@ def train(
     enabled = [*load_plugins(loaded), *plugins]
     machine = distributed.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu")))
     run = Run(loaded, build_plan(loaded.config, machine), enabled)
+    try:
+        return _whole(run, resume, overwrite)
+    except BaseException as error:
+        error.mask = run.mask  # type: ignore[attr-defined]  # for whoever shows it: its text may quote the config
+        raise
+
+
+def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
+    """Claim the folder, go through the stages, and end the run exactly once, however they went."""
     status: Status = "failed"
     code = EXIT_TRAINING
     with ExitStack() as stack:

@@ -52,7 +52,14 @@ def test_the_end_of_a_run():
 def test_in_chinese():
     card = writer(language="zh", project="鱼").end("interrupted", Summary(steps=3), 75, 2, None)
     assert card.title == "demo: 已中断"
-    assert lines(card) == {"运行": "demo", "项目": "鱼", "状态": "已中断", "时长": "1 分 15 秒", "步数": "3", "未送达": "之前的 2 条消息"}
+    assert lines(card) == {
+        "运行": "demo",
+        "项目": "鱼",
+        "状态": "已中断",
+        "时长": "1 分 15 秒",
+        "步数": "3",
+        "未送达": "之前的 2 条消息",
+    }
 
 
 @pytest.mark.parametrize("level", ["info", "warning", "error"])
@@ -142,7 +149,10 @@ def test_key_metrics_are_losses_first_and_no_speeds():
 
 
 def test_the_project_of_another_plugin():
-    entries = [SimpleNamespace(name="lark", options={"project": "own"}), SimpleNamespace(name="tracker", options={"project": "x"})]
+    entries = [
+        SimpleNamespace(name="lark", options={"project": "own"}),
+        SimpleNamespace(name="tracker", options={"project": "x"}),
+    ]
     assert project_of(entries) == "x"
     assert project_of([SimpleNamespace(name="tracker", options={"project": 3})]) is None
 
@@ -155,7 +165,12 @@ def test_numbers_and_durations():
         "0.0001235",
         "text",
     ]
-    assert [Words("en").duration(value) for value in (0.04, 9.96, 59.6, 3599.7)] == ["0.0 s", "10.0 s", "1 min 0 s", "1 h 0 min"]
+    assert [Words("en").duration(value) for value in (0.04, 9.96, 59.6, 3599.7)] == [
+        "0.0 s",
+        "10.0 s",
+        "1 min 0 s",
+        "1 h 0 min",
+    ]
 
 
 def test_alerts_that_repeat_are_held_back_and_counted():

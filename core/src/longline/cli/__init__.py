@@ -9,7 +9,6 @@ A plugin's distribution may bring a command of its own, a click command behind a
 from __future__ import annotations
 
 import logging
-import logging
 import os
 import sys
 import traceback
@@ -21,6 +20,7 @@ import click
 
 from longline import __version__
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError
+from longline.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from importlib_metadata import EntryPoint
@@ -53,11 +53,18 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command's module and return its `command`; did-you-mean is click's own."""
+        """Import a command's module and return its `command`."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command of a command line; an unknown name gets the nearest one."""
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            meant = did_you_mean(args[0], self.list_commands(ctx), otherwise="`longline --help` lists them")
+            raise click.UsageError(f"no such command {args[0]!r}; {meant}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above, without importing any."""
@@ -89,6 +96,13 @@ class PluginGroup(LazyGroup):
             offers = plugin_commands().get(cmd_name)
             command = _load(cmd_name, offers) if offers else None
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command of a command line; an unknown name gets the nearest one."""
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            meant = did_you_mean(args[0], self.list_commands(ctx), otherwise="`longline --help` lists them")
+            raise click.UsageError(f"no such command {args[0]!r}; {meant}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write our own, then those of plugins with what their distributions say of themselves."""
@@ -159,19 +173,23 @@ def run_cli(args: list[str] | None = None) -> int:
         click.echo("stopped", err=True)
         return EXIT_SIGINT
     except LonglineError as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"error: {error}", err=True)
+        _show(error, str(error), debug=debug)
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_TRAINING
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"error: {type(error).__name__}: {error}\n  hint: --debug shows the traceback", err=True)
+        _show(error, f"{type(error).__name__}: {error}\n  hint: --debug shows the traceback", debug=debug)
         return EXIT_TRAINING
     return result if isinstance(result, int) else 0
+
+
+def _show(error: Exception, text: str, *, debug: bool) -> None:
+    """Print an error, with its traceback if that is wanted; a run's error brings the mask for the secrets of its config."""
+    mask = getattr(error, "mask", str)
+    if debug:
+        click.echo(mask("".join(traceback.format_exception(error))), err=True)
+    click.echo(f"error: {mask(text)}", err=True)
 
 
 def _quiet() -> None:

@@ -21,6 +21,13 @@ def _rule(text: str) -> str:
     return text
 
 
+def _some(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Refuse an empty list; pydantic's own check would also complain of one that holds only misspelled words."""
+    if not events:
+        raise ValueError("must not be empty; remove the plugin to hear nothing")
+    return events
+
+
 class LarkConfig(PluginConfig):
     """Where messages go, and which ones."""
 
@@ -32,7 +39,7 @@ class LarkConfig(PluginConfig):
     """What the bot's signature verification shows. Left out: the environment variable LARK_SECRET."""
     language: Language = "en"
     """The language of messages."""
-    events: Annotated[tuple[Event, ...], Field(min_length=1)] = ("start", "complete", "failed", "interrupted", "alert")
+    events: Annotated[tuple[Event, ...], AfterValidator(_some)] = ("start", "complete", "failed", "interrupted", "alert")
     """What is told; `alert` stands for `rules` and for what the core and other plugins raise."""
     rules: tuple[Annotated[str, AfterValidator(_rule)], ...] = ()
     """When to raise an alert: `loss > 10`, `no improvement in eval_loss for 5 evaluations`, `nan`."""

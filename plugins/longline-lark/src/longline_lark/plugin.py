@@ -13,7 +13,7 @@ from longline_lark.config import LarkConfig
 from longline_lark.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from longline import Summary
     from longline.events import Status
@@ -65,7 +65,8 @@ class LarkPlugin(Plugin):
     def on_train_begin(self, run: Run, trainer: Any) -> None:
         """Tell that training starts, or goes on after a resume."""
         if run.is_main:
-            self._tell(run, "start", self._write(run).start(run, trainer.state.global_step, trainer.state.max_steps))
+            step, steps = trainer.state.global_step, trainer.state.max_steps
+            self._tell("start", run, lambda writer: writer.start(run, step, steps))
 
     @hookimpl
     def on_log(self, run: Run, logs: Mapping[str, float], step: int) -> None:
@@ -82,7 +83,7 @@ class LarkPlugin(Plugin):
         """Pass an alert on; of many with the same title one a minute."""
         repeats = self.throttle.take(alert.title, monotonic())
         if repeats is not None:
-            self._tell(run, "alert", self._write(run).alert(alert, repeats))
+            self._tell("alert", run, lambda writer: writer.alert(alert, repeats))
 
     @hookimpl
     def on_error(self, run: Run, error: BaseException) -> None:
@@ -100,7 +101,8 @@ class LarkPlugin(Plugin):
         kind = "complete" if status == "completed" else status
         seconds = monotonic() - self.began if self.began is not None else None
         lost = self._sender.lost if self._sender else 0
-        self._tell(run, kind, self._write(run).end(kind, summary, seconds, lost, self.error), last=True)
+        error = self.error
+        self._tell(kind, run, lambda writer: writer.end(kind, summary, seconds, lost, error), last=True)
         self._close()
         self._name_idle_rules()
 
@@ -113,16 +115,17 @@ class LarkPlugin(Plugin):
             self._writer = Writer.of(run, self.config, lambda text: self.credentials.mask(run.mask(text)))
         return self._writer
 
-    def _tell(self, run: Run, event: str, card: Card, *, last: bool = False) -> None:
-        """Queue a card if its event is wanted."""
+    def _tell(self, event: str, run: Run, card: Callable[[Writer], Card], *, last: bool = False) -> None:
+        """Queue a card if its event is wanted; it is made in the thread, so that a step doesn't wait for it."""
         if event not in self.config.events:
             return
+        writer = self._write(run)
         if self._sender is None:
             from longline_lark.sender import Sender
             from longline_lark.webhook import Webhook
 
             self._sender = Sender(Webhook(self.credentials), self.config.timeout)
-        self._sender.put(card.payload(), last=last)
+        self._sender.put(lambda: card(writer).payload(), last=last)
 
     def _close(self) -> None:
         if self._sender is None:
