@@ -12,7 +12,7 @@ from longline.config.loader import load_config
 from longline.plugins import LoadedPlugin
 from longline.run import train
 
-TOKEN = "hf_TopSecretToken123456"  # noqa: S105
+TOKEN = "hf_TopSecretToken123456"
 KEY = "key-0987654321-abcdef"
 
 

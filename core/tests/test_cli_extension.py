@@ -110,7 +110,7 @@ def test_one_that_is_no_command_is_named(site, capsys):
 def test_an_unknown_command_is_still_an_error_of_usage(site, capsys):
     site.add("count")
     assert run_cli(["cuont"]) == 2
-    assert "No such command 'cuont'" in capsys.readouterr().err
+    assert "no such command 'cuont'; did you mean 'count'?" in capsys.readouterr().err
 
 
 def test_the_documented_group_knows_no_plugin(site):

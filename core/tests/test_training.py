@@ -365,5 +365,5 @@ def test_gradient_checkpointing_changes_nothing_but_memory(run_longline, tmp_pat
 
 
 def test_a_value_that_the_arguments_class_refuses_stops_before_the_model(run_longline):
-    with pytest.raises(ConfigError, match="DebugOption|nonsense"):
+    with pytest.raises(ConfigError, match="nonsense"):
         run_longline(model={"path": "nobody/nothing"}, trainer={"debug": "nonsense"})

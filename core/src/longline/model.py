@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from longline.errors import ModelError
+from longline.errors import LonglineError, ModelError
 from longline.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
     """Run `load`; whatever a library raises becomes a ModelError that says what was loaded from where."""
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
+    except LonglineError:
+        raise
+    except Exception as error:
         first = str(error).strip().split("\n")[0]
         hint = "check model.path; a hub id needs the network or a filled cache, a gated one model.token"
         raise ModelError(f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}", hint=hint) from error

@@ -81,7 +81,7 @@ class Run:
         return self.rank == 0
 
     def _contained(self, failure: Contained) -> None:
-        """Log a plugin's first failure in a hook with its traceback, and tell everybody; secrets masked, since the text is theirs."""
+        """Log a plugin's first failure in a hook with its traceback, and tell everybody; the text is foreign, so it is masked."""
         text = f"{failure.plugin.label} failed in {failure.hook}: {type(failure.error).__name__}: {failure.error}"
         trace = "".join(traceback.format_exception(failure.error))
         logger.warning("%s\n%s", self.mask(text), self.mask(trace).rstrip())

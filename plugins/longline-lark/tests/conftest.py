@@ -1,4 +1,4 @@
-"""A server that treats requests as Lark's webhook does: it verifies signature, age, size, shape and rate, and can be told to fail."""
+"""A server that treats requests as Lark's webhook does: verifies signature, age, size, shape and rate. It can be told to fail."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def handler(lark: LarkServer) -> type[BaseHTTPRequestHandler]:
                 # Lark sends its refusals with status 200, but for some limits
                 self.answer(200, json.dumps({"code": code, "data": {}, "msg": message}).encode())
 
-        do_GET = do_POST
+        do_GET = do_POST  # noqa: N815 - the name that http.server looks for
 
         def answer(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)

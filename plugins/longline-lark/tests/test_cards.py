@@ -4,15 +4,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
+
+from longline import Alert, LonglineError, Summary
+from longline.events import AlertLevel
 from longline_lark.cards import MAX_BYTES, Card, encode, shorten
 from longline_lark.config import LarkConfig
 from longline_lark.messages import Told, Writer, fill, key_metrics, project_of
 from longline_lark.throttle import Throttle
 from longline_lark.webhook import Webhook
 from longline_lark.words import WORDS, Words, number
-
-from longline import Alert, LonglineError, Summary
-from longline.events import AlertLevel
 
 
 def writer(**options) -> Writer:
@@ -185,8 +185,9 @@ def test_alerts_that_repeat_are_held_back_and_counted():
 
 
 def test_a_card_is_accepted_as_it_is(lark):
-    from longline_lark.credentials import Credentials
     from pydantic import SecretStr
+
+    from longline_lark.credentials import Credentials
 
     card = writer(link="https://t.example").end("failed", Summary(steps=2), 5, 1, Told("boom", "train"))
     hook = Webhook(Credentials(SecretStr(lark.url), SecretStr(lark.secret)))

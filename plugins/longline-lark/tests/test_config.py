@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from longline import LonglineError
+from longline.cli import run_cli
 from longline_lark.address import url_fault
 from longline_lark.config import LarkConfig
 from longline_lark.credentials import find
 from longline_lark.plugin import LarkPlugin
-
-from longline import LonglineError
-from longline.cli import run_cli
+from longline_lark.rules import parse
 
 TOKEN = "f00dcafe-0123-4567-89ab-token0fthebot"
 LARK = f"https://open.larksuite.com/open-apis/bot/v2/hook/{TOKEN}"
@@ -87,7 +88,8 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
     def run(*lines: str) -> tuple[int, str]:
         (tmp_path / "rows.jsonl").write_text("{}\n")
-        head = f"model: {{path: owner/name}}\ndata: {{train: {tmp_path}/rows.jsonl}}\noutput_dir: {tmp_path}/run\nplugins:\n  lark:\n"
+        head = f"model: {{path: owner/name}}\ndata: {{train: {tmp_path}/rows.jsonl}}\noutput_dir: {tmp_path}/run\n"
+        head += "plugins:\n  lark:\n"
         path = tmp_path / "c.yaml"
         path.write_text(head + "".join(f"    {line}\n" for line in lines))
         code = run_cli(["check", str(path)])
@@ -196,3 +198,20 @@ def test_neither_network_nor_heavy_libraries_are_imported_with_the_plugin():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- the README -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_tells_every_option_code_and_event():
+    from longline_lark.webhook import REMEDIES
+
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Options")[2].partition("\n\nAn option")[0]
+    told = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
+    assert told == set(LarkConfig.model_fields)
+    events = text.partition("## What is sent")[2].partition("\n\nEvery message")[0]
+    assert tuple(line.split("`")[1] for line in events.splitlines() if line.startswith("| `")) == LarkConfig().events
+    assert all(str(code) in text for code in REMEDIES)
+    example = text.partition("rules:\n")[2].partition("\n\n")[0]
+    assert [parse(line.strip().removeprefix("- ")).text for line in example.splitlines()][2] == "nan"

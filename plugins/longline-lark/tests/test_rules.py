@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+
 from longline_lark.rules import Limit, NotFinite, RuleError, Stalled, parse
 
 

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-from longline_lark.config import LarkConfig
-from longline_lark.plugin import LarkPlugin
 
 from longline import Alert, Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
 from longline.plugins import LoadedPlugin
 from longline.run import train
+from longline_lark.config import LarkConfig
+from longline_lark.plugin import LarkPlugin
 
 SECRET = "s3cr3t-of-the-bot"
 TOKEN = "f00dcafe-0123-4567-89ab-token0fthebot"
@@ -109,7 +109,7 @@ def test_a_bug_is_told_with_the_end_of_its_traceback(lark, run_longline):
 def test_a_run_that_fails_before_training(lark, run_longline, tmp_path):
     rows = tmp_path / "bad.jsonl"
     rows.write_text("this is no JSON\n")
-    with pytest.raises(Exception, match="bad.jsonl"):
+    with pytest.raises(Exception, match=r"bad\.jsonl"):
         run_longline(plugins=[plugin(lark)], data={"train": [{"path": str(rows), "format": "chat"}]})
     assert lark.titles == ["run: failed"]
     assert lark.facts()["Failed in"] == "data"

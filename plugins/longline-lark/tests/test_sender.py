@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 
 import pytest
+from pydantic import SecretStr
+
 from longline_lark.cards import Card
 from longline_lark.credentials import Credentials
 from longline_lark.sender import MAX_QUEUE, RateLimit, Sender
 from longline_lark.webhook import Webhook
-from pydantic import SecretStr
 
 SECRET = "s3cr3t-of-the-bot"
 

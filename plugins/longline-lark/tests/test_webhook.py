@@ -4,10 +4,11 @@ import json
 import time
 
 import pytest
+from pydantic import SecretStr
+
 from longline_lark.cards import Card
 from longline_lark.credentials import Credentials
 from longline_lark.webhook import Webhook, sign
-from pydantic import SecretStr
 
 PAYLOAD = Card("start", "demo: started", (("Run", "demo"),)).payload()
 SECRET = "s3cr3t-of-the-bot"

@@ -61,7 +61,8 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command of a command line; an unknown name gets the nearest one."""
-        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+        known = ctx.resilient_parsing or args[0].startswith("-") or args[0] in self.list_commands(ctx)
+        if not known:
             meant = did_you_mean(args[0], self.list_commands(ctx), otherwise="`longline --help` lists them")
             raise click.UsageError(f"no such command {args[0]!r}; {meant}", ctx)
         return super().resolve_command(ctx, args)
@@ -96,13 +97,6 @@ class PluginGroup(LazyGroup):
             offers = plugin_commands().get(cmd_name)
             command = _load(cmd_name, offers) if offers else None
         return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command of a command line; an unknown name gets the nearest one."""
-        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
-            meant = did_you_mean(args[0], self.list_commands(ctx), otherwise="`longline --help` lists them")
-            raise click.UsageError(f"no such command {args[0]!r}; {meant}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write our own, then those of plugins with what their distributions say of themselves."""

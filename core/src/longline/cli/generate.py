@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 
 from longline.artifacts import write_atomically
 from longline.cli.options import set_option
-from longline.errors import DataError
+from longline.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from longline.inference import Sampling
@@ -58,6 +59,8 @@ def command(
     if prompt is not None and file:
         raise click.UsageError("--prompt and --file exclude each other")
     prompts = _read_prompts(file) if file else []
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
     found = inference.find_target(target, overrides, base=base, checkpoint=checkpoint)
     model, tokenizer = inference.load(found)
     talk = _Talk(model, tokenizer, inference.Sampling(max_new_tokens, temperature, top_p), system, raw)
@@ -121,7 +124,15 @@ class _Talk:
             messages.append({"role": "assistant", "content": self.stream(messages)})
 
 
-def _read_prompts(path: Path) -> list[list[dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A conversation that is to be answered, and where it was read."""
+
+    messages: list[dict[str, Any]]
+    where: str
+
+
+def _read_prompts(path: Path) -> list[_Prompt]:
     """The conversations of a file, one a line.
 
     Raises:
@@ -131,7 +142,8 @@ def _read_prompts(path: Path) -> list[list[dict[str, Any]]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}") from error
-    prompts = [_conversation(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    places = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    prompts = [_Prompt(_conversation(line, where), where) for where, line in places]
     if not prompts:
         raise DataError(f"{path} holds no prompt")
     return prompts
@@ -155,14 +167,14 @@ def _conversation(line: str, where: str) -> list[dict[str, Any]]:
     raise DataError(f"{where}: a row needs `messages` or `prompt`")
 
 
-def _answer_file(talk: _Talk, prompts: list[list[dict[str, Any]]], output: Path | None, batch_size: int) -> None:
+def _answer_file(talk: _Talk, prompts: list[_Prompt], output: Path | None, batch_size: int) -> None:
     from longline.inference import answer_all
 
-    ids = [talk.ids(messages) for messages in prompts]
+    ids = [_ids(talk, prompt) for prompt in prompts]
     answers = dict(answer_all(talk.model, talk.tokenizer, ids, talk.sampling, batch_size))
     rows = [
-        {"messages": messages, "answer": talk.tokenizer.decode(answers[index], skip_special_tokens=True).strip()}
-        for index, messages in enumerate(prompts)
+        {"messages": prompt.messages, "answer": talk.tokenizer.decode(answers[index], skip_special_tokens=True).strip()}
+        for index, prompt in enumerate(prompts)
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output:
@@ -170,3 +182,10 @@ def _answer_file(talk: _Talk, prompts: list[list[dict[str, Any]]], output: Path 
         click.echo(f"{len(rows)} answers written to {output}")
     else:
         click.echo(text, nl=False)
+
+
+def _ids(talk: _Talk, prompt: _Prompt) -> list[int]:
+    try:
+        return talk.ids(prompt.messages)
+    except (ModelError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{prompt.where}: {error}") from error

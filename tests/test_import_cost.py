@@ -1,0 +1,103 @@
+"""What should start at once imports neither torch nor anything that brings it along."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "trl", "pyarrow", "pandas", "numpy", "bitsandbytes")
+
+RUN = """
+import json, sys
+from longline.cli import run_cli
+code = run_cli(sys.argv[1:])
+print("\\n" + json.dumps({"code": code, "modules": sorted(name for name in sys.modules if "." not in name)}))
+"""
+
+
+def modules_of(*arguments: str) -> tuple[int, set[str]]:
+    """Exit status and top-level modules of a command line in a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True, timeout=60)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return told["code"], set(told["modules"])
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cost")
+    (folder / "rows.jsonl").write_text("{}\n")
+    (folder / "config.yaml").write_text(
+        f"model: {{path: owner/name, quantization: {{load_in_4bit: true}}}}\nadapter: {{r: 4}}\n"
+        f"data: {{train: {folder}/rows.jsonl}}\ntrainer: {{learning_rate: 1e-4}}\noutput_dir: {folder}/run\n"
+    )
+    return folder / "config.yaml"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["generate", "--help"],
+        ["check", "{config}"],
+        ["plugins"],
+        ["plugins", "{config}"],
+        ["schema"],
+        ["new", "{folder}/new.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_trains_nothing_imports_nothing_heavy(arguments, config):
+    code, modules = modules_of(*(argument.format(config=config, folder=config.parent) for argument in arguments))
+    assert code == 0
+    assert modules & set(HEAVY) == set()
+    if arguments == ["--help"]:
+        assert modules & {"pydantic", "yaml", "rich", "pluggy"} == set(), "not even what a config needs"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "longline",
+        "longline.attention",
+        "longline.cli",
+        "longline.config",
+        "longline.config.checks",
+        "longline.distributed",
+        "longline.errors",
+        "longline.events",
+        "longline.hookspecs",
+        "longline.plan",
+        "longline.plugins",
+        "longline.run",
+        "longline.testing",
+    ],
+)
+def test_a_module_imports_nothing_heavy(module):
+    code = f"import sys, {module}; print(*(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & set(HEAVY) == set()
+
+
+def test_the_package_itself_imports_nothing_at_all():
+    code = "import sys; before = set(sys.modules); import longline; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"longline"}
+
+
+@pytest.mark.parametrize("arguments", [["check", "{config}"], ["plugins"]], ids=" ".join)
+def test_check_and_plugins_take_less_than_a_second(arguments, config):
+    """The best of three, since other work on this machine slows a start but never speeds it up."""
+    filled = [argument.format(config=config) for argument in arguments]
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "longline", *filled], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 1
