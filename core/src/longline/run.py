@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import SecretStr
 
 from longline import artifacts, distributed, signals
 from longline.builtin.console import Console
@@ -72,13 +73,21 @@ class Run:
         self.summary = Summary()
         self.started = artifacts.now()
         options = {plugin.name: plugin.options for plugin in plugins}
-        self.mask = Secrets.collect(loaded.config, options).mask
+        self._secrets = Secrets.collect(loaded.config, options)
         self.resolved = dump_resolved(loaded, options)
 
     @property
     def is_main(self) -> bool:
         """Whether this is the rank that talks: logs, tables, files."""
         return self.rank == 0
+
+    def mask(self, text: str) -> str:
+        """The text without the secrets of the config, of plugins' options and of `hide`."""
+        return self._secrets.mask(text)
+
+    def hide(self, secret: str) -> None:
+        """Keep a secret that a plugin found elsewhere, as in the environment, out of all that the run writes and shows."""
+        self._secrets.add(SecretStr(secret))
 
     def _contained(self, failure: Contained) -> None:
         """Log a plugin's first failure in a hook with its traceback, and tell everybody; the text is foreign, so it is masked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import click
 
@@ -168,6 +168,8 @@ def _type(annotation: Any) -> str:
     """A type as an author writes it: `int | None`, without the modules that names come from."""
     import re
 
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
     if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
         return annotation.__name__
     return re.sub(r"\b(?:[a-z_][\w]*\.)+", "", str(annotation)).replace("NoneType", "None")

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from longline import distributed
 from longline.cli.options import config_argument, set_option
-from longline.config.loader import load_config
 from longline.errors import ConfigError
 
 
@@ -26,6 +24,9 @@ from longline.errors import ConfigError
 @click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine, through torchrun.")
 def command(config: Path, overrides: tuple[str, ...], resume: str | None, overwrite: bool, nproc: int | None) -> int:
     """Fine-tune a model as CONFIG says. CONFIG is a file, or the folder of a run to repeat."""
+    from longline import distributed
+    from longline.config.loader import load_config
+
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run that --overwrite would delete", hint="give one of them")
     loaded = load_config(config, overrides)

@@ -37,14 +37,17 @@ class Credentials:
     url: SecretStr
     secret: SecretStr | None = None
 
-    def mask(self, text: str) -> str:
-        """Return the text without the webhook, the token at its end, and the secret."""
+    def values(self) -> list[str]:
+        """Return what must not be seen: the webhook, the token at its end, and the secret."""
         url = self.url.get_secret_value()
         token = urlsplit(url).path.removeprefix(HOOK_PATH).strip("/")
         secret = self.secret.get_secret_value() if self.secret else ""
-        for value in (url, token, secret):
-            if len(value) >= 4:  # shorter ones stand inside ordinary words
-                text = text.replace(value, MASK)
+        return [value for value in (url, token, secret) if len(value) >= 4]  # shorter ones stand inside ordinary words
+
+    def mask(self, text: str) -> str:
+        """Return the text without them."""
+        for value in self.values():
+            text = text.replace(value, MASK)
         return text
 
 

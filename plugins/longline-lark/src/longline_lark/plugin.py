@@ -58,6 +58,8 @@ class LarkPlugin(Plugin):
             return
         self._begin()
         self.began = monotonic()
+        for secret in self.credentials.values():
+            run.hide(secret)
         if self.credentials.secret is None:
             logger.warning("lark: %s", credentials.UNSIGNED)
 
