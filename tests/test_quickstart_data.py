@@ -18,7 +18,9 @@ def conversations(name: str) -> list[dict[str, str]]:
 
 
 def test_the_files_are_what_the_generator_writes():
-    done = subprocess.run([sys.executable, str(FOLDER / "make_data.py"), "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "make_data.py"), "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
