@@ -78,12 +78,15 @@ def _weights(run_dir: Path, checkpoint: str | None) -> Path:
 def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer in evaluation mode, an adapter on top of its base, on the best device of this machine.
 
-    `auto` is bfloat16 where the device computes in it and float32 elsewhere: nothing is trained here.
+    `auto` is what a run used, so that its numbers come out again; without a run it is bfloat16 where the device computes in it
+    and float32 elsewhere, since nothing is trained here.
     """
     section = target.section
     tokenizer = models.load_tokenizer(_tuned(section, target.weights) if target.weights else section)
     machine = distributed.machine(use_cpu=_use_cpu(target))
     chosen = dtype if dtype != "auto" else section.dtype
+    if chosen == "auto" and target.run_dir:
+        chosen = artifacts.read_manifest(target.run_dir)["plan"]["dtype"]
     if chosen == "auto":
         chosen = "bfloat16" if machine.bfloat16 else "float32"
     adapter = target.weights is not None and (target.weights / "adapter_config.json").is_file()

@@ -215,7 +215,12 @@ def _arguments(run: Run) -> Any:
     if run.config.early_stopping:
         trainer_args.setdefault("metric_for_best_model", "loss")
     run.hook.pre_trainer_args(run=run, trainer_args=trainer_args)
-    return method(run.config.method).arguments(trainer_args)
+    args = method(run.config.method).arguments(trainer_args)
+    if args.n_gpu > 1:
+        # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
+        run.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
+        args._n_gpu = 1
+    return args
 
 
 def _tokenizer(run: Run) -> Any:
