@@ -332,7 +332,7 @@ For completion in bash: `eval "$(_LONGLINE_COMPLETE=bash_source longline)"`; `zs
 def commands_page() -> str:
     """The help of every command and of its subcommands."""
     parts = [COMMANDS_INTRO, _help("longline", cli, None)]
-    with click.Context(cli, info_name="longline") as context:
+    with click.Context(cli, info_name="longline", **cli.context_settings) as context:
         for name in cli.list_commands(context):
             command = cli.get_command(context, name)
             assert command is not None

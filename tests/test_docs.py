@@ -190,7 +190,7 @@ def test_every_command_has_its_help():
     shown = {block.heading: block.text for block in blocks_of(DOCS / "reference" / "commands.md")}
     assert [f"longline {name}" for name in COMMANDS] == [name for name in shown if name.count(" ") == 1]
     assert {"longline plugins list", "longline plugins show"} < set(shown)
-    with click.Context(cli, info_name="longline") as context:
+    with click.Context(cli, info_name="longline", **cli.context_settings) as context:
         for name in COMMANDS:
             for option in cli.get_command(context, name).params:
                 assert all(spelling in shown[f"longline {name}"] for spelling in option.opts if spelling.startswith("-"))
@@ -276,14 +276,14 @@ def test_commands_exist_with_their_options(item: str, tmp_path: Path, monkeypatc
         if word.startswith("runs/"):
             Path(word).mkdir(parents=True, exist_ok=True)
     Path("runs").mkdir(exist_ok=True)
-    parse(words[1:], cli, click.Context(cli, info_name="longline"))
+    parse(words[1:], cli, click.Context(cli, info_name="longline", **cli.context_settings))
 
 
 def test_the_reader_of_commands_refuses_what_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for line in ("trian config.yaml", "train config.yaml --reusme", "plugins show a b", "preview config.yaml --split test"):
         with pytest.raises(click.UsageError):
-            parse(line.split(), cli, click.Context(cli, info_name="longline"))
+            parse(line.split(), cli, click.Context(cli, info_name="longline", **cli.context_settings))
 
 
 def test_every_tox_environment_that_is_named_exists():

@@ -116,7 +116,7 @@ def test_an_unknown_command_is_still_an_error_of_usage(site, capsys):
 def test_the_documented_group_knows_no_plugin(site):
     """docs/generate.py writes the reference from `cli`: it must not depend on what is installed."""
     site.add("count")
-    context = click.Context(cli, info_name="longline")
+    context = click.Context(cli, info_name="longline", **cli.context_settings)
     assert cli.list_commands(context) == list(COMMANDS)
     assert cli.get_command(context, "count") is None
     assert "plugins:" not in context.get_help()
