@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
 from longline import Plugin, hookimpl
 from longline.plugins import PluginConfig
+from longline.signals import StopRequest
 
 LONGLINE = [sys.executable, "-m", "longline"]
 
@@ -358,3 +360,26 @@ def test_ctrl_c_while_libraries_are_imported(run_config, tmp_path):
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1] == "stopped"
     assert not (tmp_path / "run" / "model").exists()
+
+
+class LateRequest(StopRequest):
+    """A signal arrives right after its flag was first read, where a real one can come while ranks agree on the step."""
+
+    @property
+    def signum(self) -> int | None:
+        before, self.came = self.came, signal.SIGINT
+        return before
+
+    @signum.setter
+    def signum(self, value: int | None) -> None:
+        self.came = value
+
+
+def test_a_signal_that_comes_while_the_flag_is_read_is_obeyed_at_the_next_step():
+    from longline.trainers.bridge import HookBridge
+
+    stop = LateRequest()
+    bridge = HookBridge(SimpleNamespace(stop=stop), None)
+    assert not bridge._asked_to_stop()
+    assert bridge._asked_to_stop()
+    assert stop.obeyed

@@ -82,9 +82,12 @@ class HookBridge(TrainerCallback):
     def _asked_to_stop(self) -> bool:
         """Whether a signal came on some rank; then every rank knows of it, so that all of them end in the same way."""
         stop = self.run.stop
-        stop.signum = most(stop.signum or 0) or None
-        stop.obeyed = stop.requested
-        return stop.obeyed
+        asked = most(stop.signum or 0)
+        if not asked:
+            return False  # a signal that came while the ranks agreed is told at the next step, not taken back here
+        stop.signum = asked
+        stop.obeyed = True
+        return True
 
     def _stop(self, control: TrainerControl, *, save: bool) -> None:
         control.should_training_stop = True
