@@ -309,7 +309,7 @@ def test_merge_adds_the_adapter_to_the_weights(place, run, capsys):
     from peft import PeftModel
 
     assert run_cli(["merge", str(run)]) == 0
-    assert f": {run / 'merged'}" in capsys.readouterr().out
+    assert f"written to {run / 'merged'}" in capsys.readouterr().out
     assert not list((run / "merged").glob("adapter*"))
     assert "library_name: transformers" in (run / "merged" / "README.md").read_text()
     base = AutoModelForCausalLM.from_pretrained(place.model, dtype=torch.float32)

@@ -167,11 +167,6 @@ def test_masking_text() -> None:
     assert secrets.mask(text) == (
         f'plain {MASK}, json "{MASK}", url {MASK} and {MASK}, {MASK}, harmless, {MASK}, git://{MASK}@host/x'
     )
-    assert secrets.mask_data({"a": ["raw-value", 5], "token": "unknown", "key": SecretStr("x")}) == {
-        "a": [MASK, 5],
-        "token": MASK,
-        "key": MASK,
-    }
     assert "raw-value" not in repr(secrets)
 
 

@@ -339,6 +339,12 @@ def test_an_override_that_does_not_exist_is_an_error_with_the_nearest_name(run_l
         run_longline(model={"overrides": {"atention_dropout": 0.1}})
 
 
+def test_an_attention_without_its_library_is_an_error_that_names_it(run_longline):
+    with pytest.raises(ModelError, match="needs flash-attn-3, which is not installed") as caught:
+        run_longline(model={"attn_implementation": "flash_attention_3"}, trainer={"use_cpu": None})
+    assert "pip install flash-attn-3" in str(caught.value)
+
+
 def test_new_tokens_are_trained_and_saved_with_an_adapter(run_longline, tmp_path):
     rows = tmp_path / "new.jsonl"
     row = {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "<|done|> yes"}]}

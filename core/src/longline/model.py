@@ -7,9 +7,11 @@ its quantisation marks, since transformers refuses to train or save a model that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from longline.attention import lookup
 from longline.errors import LonglineError, ModelError
 from longline.nearest import did_you_mean
 
@@ -140,11 +142,13 @@ def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
     """Return the keyword arguments for `AutoModelForCausalLM.from_pretrained`; `dtype` is a resolved type's name.
 
     Raises:
-        ModelError: `model.overrides` names a field that the model's config does not have.
+        ModelError: `model.overrides` names a field that the model's config does not have, or the library of
+            `attn_implementation` is not installed.
     """
     import torch
     import transformers
 
+    _require_library(section.attn_implementation)
     source = locate(section)
     hub = _hub_kwargs(section)
     config = _loading(
@@ -164,6 +168,23 @@ def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
     elif source.gguf_file and hasattr(transformers, "GgufConfig"):
         kwargs["quantization_config"] = transformers.GgufConfig(gguf_file=source.gguf_file, dequantize=True)
     return kwargs
+
+
+def _require_library(attention: str) -> None:
+    """An implementation needs its library, or the package `kernels`, with which transformers fetches a build of it."""
+    row = lookup(attention)
+    if row is None or row.library is None or any(_installed(name) for name in (row.library, "kernels")):
+        return
+    hint = f"pip install {row.library}, or use sdpa"
+    raise ModelError(f"model.attn_implementation: {attention} needs {row.library}, which is not installed", hint=hint)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _override(config: PretrainedConfig, overrides: dict[str, Any]) -> None:

@@ -79,11 +79,6 @@ class Plan:
         return self.output_dir / "model"
 
     @property
-    def merged_dir(self) -> Path:
-        """Where `longline merge` writes."""
-        return self.output_dir / "merged"
-
-    @property
     def manifest_path(self) -> Path:
         """The run's manifest."""
         return self.output_dir / "run.json"

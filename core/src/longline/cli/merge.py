@@ -48,4 +48,4 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
 
     card = (target.weights / "README.md").read_text(encoding="utf-8") if (target.weights / "README.md").is_file() else ""
     artifacts.save_model(final, write, card.replace("library_name: peft", "library_name: transformers"))
-    click.echo(f"merged {target.name} into {target.section.path}: {final}")
+    click.echo(f"merged {target.name} with {target.section.path}, written to {final}")

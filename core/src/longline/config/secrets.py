@@ -81,10 +81,6 @@ class Secrets:
             text = text.replace(value, MASK)
         return mask_userinfo(text)
 
-    def mask_data(self, data: Any) -> Any:
-        """A copy of nested dicts and lists in which every text is masked and what stands under a secret's name is too."""
-        return _mask_data(data, self)
-
     def _forms(self) -> Iterable[str]:
         for value in self._values:
             if len(value) >= SHORTEST:
@@ -114,16 +110,3 @@ def _collect(source: Any, *, secret: bool) -> Iterator[str]:
             yield from _collect(value, secret=secret)
     elif isinstance(source, str):
         yield from [source] if secret else userinfo(source)
-
-
-def _mask_data(data: Any, secrets: Secrets) -> Any:
-    if isinstance(data, SecretStr):
-        return MASK
-    if isinstance(data, dict):
-        return {
-            key: MASK if isinstance(value, str) and value and looks_secret(str(key)) else _mask_data(value, secrets)
-            for key, value in data.items()
-        }
-    if isinstance(data, (list, tuple)):
-        return [_mask_data(value, secrets) for value in data]
-    return secrets.mask(data) if isinstance(data, str) else data
