@@ -27,7 +27,14 @@ from longline import errors, hookspecs
 from longline.attention import ATTENTION
 from longline.cli import cli
 from longline.config.explain import models_in
-from longline.config.fields import REFUSED_ADAPTER_FIELDS, REFUSED_TRAINER_FIELDS
+from longline.config.fields import (
+    REFUSED_ADAPTER_FIELDS,
+    REFUSED_TRAINER_FIELDS,
+    TRAINER_CLASSES,
+    loss_types,
+    refused_fields,
+    trainer_fields,
+)
 from longline.config.sections import Config, PluginEntry
 from longline.plan import TRAINER_DEFAULTS
 from longline.plugins.discovery import GROUP
@@ -196,6 +203,14 @@ def _trainer() -> Iterator[str]:
     yield table(("field", "default"), [(f"`{name}`", code(value)) for name, value in TRAINER_DEFAULTS.items()])
     yield "With evaluation data and no `eval_strategy`, it is `epoch`, or `steps` when `eval_steps` is set. Refused are:"
     yield refused(REFUSED_TRAINER_FIELDS)
+    yield "The arguments class of each method, what is refused beside these, and the words for `loss_type`:"
+    rows = []
+    for method, (file, name) in TRAINER_CLASSES.items():
+        more = [f"`{field}`" for field in refused_fields(method) if field not in REFUSED_TRAINER_FIELDS]
+        more = [field for field in more if field.strip("`") in trainer_fields(method)]
+        words = [] if method == "simpo" else [f"`{word}`" for word in loss_types(method)]
+        rows.append((f"`{method}`", f"{file.partition('/')[0]}.{name}", ", ".join(more) or "-", ", ".join(words) or "-"))
+    yield table(("method", "class", "refused", "loss_type"), rows)
 
 
 def _plugins_section() -> Iterator[str]:
@@ -366,7 +381,11 @@ HOMES = {
     "Plugin": "longline.plugins.base",
     "PluginConfig": "longline.plugins.base",
     "Alert": "longline.events",
+    "Completions": "longline.events",
+    "RewardFunction": "longline.events",
     "Summary": "longline.events",
+    "Table": "longline.events",
+    "Timing": "longline.events",
     "LonglineError": "longline.errors",
 }
 MANAGER = [

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from safetensors.torch import load_file
 
 from longline.cli import run_cli
-from longline.testing import chat, merged
+from longline.testing import chat, merged, preferences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,6 +179,50 @@ def test_the_saved_model_loads_in_one_process_and_is_the_same(kind, one, request
     moved = max(float((start[name] - tensor).abs().max()) for name, tensor in expected.items())
     assert moved > 2e-3, "training changed less than what the comparison allows"
     assert sorted(path.name for path in two.folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+
+
+def preference_options(place: Place, **trainer: Any) -> dict[str, Any]:
+    path = place.folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preferences(32)))
+    own = {"max_steps": 3, "eval_steps": 3, "save_steps": 3, **trainer}
+    sources = {"train": [{"path": str(path)}], "eval": [{"path": str(path), "limit": 8}]}
+    return {"method": "dpo", "data": sources, "trainer": own, "plugins": {"completions": {"every": 3}}}
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+def test_dpo_on_two_ranks_is_dpo_on_one_and_tells_all_rows(fsdp, place):
+    one = place.alone(f"dpo-one-{fsdp}", **preference_options(place))
+    two = place.launch(f"dpo-two-{fsdp}", **preference_options(place, **({"fsdp": True} if fsdp else {})))
+    assert (one.code, two.code) == (0, 0), two.err
+    for name in ("loss", "rewards/margins", "eval_loss"):
+        assert two.column(name) == pytest.approx(one.column(name), abs=1e-5), name
+    tables = [pq.read_table(ended.folder / "completions" / "step-000003.parquet").to_pylist() for ended in (one, two)]
+    first, second = ({(row["step"], row["chosen"]): row["margin"] for row in table} for table in tables)
+    assert len(first) == 12
+    assert second.keys() == first.keys()
+    assert [second[key] for key in first] == pytest.approx(list(first.values()), abs=1e-4)
+
+
+def test_grpo_on_two_ranks_tells_the_answers_of_both(place):
+    path = place.folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"fish {number}", "number": number}) + "\n" for number in range(16)))
+    (place.folder / "scores_of_ranks.py").write_text("def number(number, **columns): return number\n")
+    trainer = {"max_steps": 2, "num_generations": 2, "max_completion_length": 4, "eval_strategy": "no", "save_strategy": "no"}
+    two = place.launch(
+        "grpo",
+        method="grpo",
+        data={"train": [{"path": str(path), "format": "prompts"}], "eval": None},
+        trainer={**trainer, "eval_steps": None, "save_steps": None},
+        rewards="scores_of_ranks:number",
+        plugins={"completions": {"every": 2}},
+    )
+    assert two.code == 0, two.err
+    rows = pq.read_table(two.folder / "completions" / "step-000002.parquet").to_pylist()
+    assert [row["step"] for row in rows] == [1] * 4 + [2] * 4
+    for row in rows:
+        assert row["prompt"] == f"fish {row['number']:.0f}"
+        assert row["reward"] == row["number"]
+    assert len({row["prompt"] for row in rows}) == 4
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longline import Plugin, hookimpl
+from longline import Alert, Plugin, Timing, hookimpl
 from longline.errors import TrainingError
 from longline.hookspecs import hook_facts
 from longline.plugins import HookError, PluginConfig
@@ -48,6 +48,32 @@ def test_sft_with_lora_evaluation_and_checkpoints(run_longline):
     assert_trace(outcome.calls, TRACES / "sft-lora-eval.txt")
 
 
+DPO = {"method": "dpo", "trainer": {"max_steps": 4}}
+
+
+def test_dpo(run_longline, preference_rows):
+    """With full weights the reference is a model of its own, and says so."""
+    outcome = run_longline(**DPO, data={"train": [{"path": str(preference_rows)}]})
+    assert_trace(outcome.calls, TRACES / "dpo.txt")
+
+
+def test_dpo_with_lora_and_completions(run_longline, preference_rows):
+    """Under an adapter no second model is loaded; the plugin makes a table every 2 steps."""
+    given = {"adapter": {"type": "lora", "r": 4}, "plugins": [{"completions": {"every": 2}}]}
+    outcome = run_longline(**DPO, **given, data={"train": [{"path": str(preference_rows)}]})
+    assert_trace(outcome.calls, TRACES / "dpo-lora-completions.txt")
+
+
+def test_grpo(run_longline, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "fish {number}"}}\n' for number in range(8)), encoding="utf-8")
+    (tmp_path / "rewards_of_traces.py").write_text("def size(completions, **columns): return list(map(len, completions))\n")
+    trainer = {"max_steps": 2, "num_generations": 2, "max_completion_length": 4, "beta": 0.1}
+    data = {"train": [{"path": str(prompts)}]}
+    outcome = run_longline(method="grpo", data=data, trainer=trainer, rewards="rewards_of_traces:size")
+    assert_trace(outcome.calls, TRACES / "grpo.txt")
+
+
 def test_interrupt_and_resume(run_longline, run_config):
     config = run_config(**WITH_EVALUATION)
     stopped = run_longline(config, plugins=[At(3, lambda run: signal.raise_signal(signal.SIGINT))])
@@ -83,11 +109,12 @@ def test_crash_in_training(run_longline):
 
 
 def test_an_event_that_a_plugin_raises_has_its_place(run_longline):
-    from longline import Alert
+    def tell(run):
+        run.hook.on_alert(run=run, alert=Alert("a big fish", level="info", step=1))
+        run.hook.on_timing(run=run, timing=Timing("Angler.wait", 0.5, step=1))
 
-    alert = Alert("a big fish", level="info", step=1)
-    outcome = run_longline(plugins=[At(1, lambda run: run.hook.on_alert(run=run, alert=alert))], trainer={"max_steps": 1})
-    assert_trace(outcome.calls, TRACES / "alert.txt")
+    outcome = run_longline(plugins=[At(1, tell)], trainer={"max_steps": 1})
+    assert_trace(outcome.calls, TRACES / "events.txt")
 
 
 def test_every_hook_is_in_some_trace():

@@ -393,7 +393,7 @@ def test_the_account_is_told_as_a_dict_and_as_a_table():
     text = console.export_text()
     assert [row.plugin for row in bus.account.rows()] == ["a", "b", "idle"]
     a_row = next(line for line in text.splitlines() if line.startswith("│ a "))
-    share = float(a_row.split("│")[4].strip().removesuffix("%"))
+    share = float(a_row.split("│")[5].strip().removesuffix("%"))
     assert share == pytest.approx(10, abs=3)
     assert "the bus itself" in text
 

@@ -203,7 +203,10 @@ BROKEN: list[tuple[str, list[str]]] = [
     (MINIMAL + "metod: sft\n", ["c.yaml:4:1: metod: unknown key (did you mean `method`?)"]),
     (MINIMAL + "learning_rate: 1\n", ["c.yaml:4:1: learning_rate: unknown key (`learning_rate` belongs under `trainer`)"]),
     (MINIMAL + "max_length: 1\n", ["c.yaml:4:1: max_length: unknown key (`max_length` belongs under `data`)"]),
-    (MINIMAL + "method: dpo2\n", ['c.yaml:4:9: method: "dpo2" is not one of sft']),
+    (
+        MINIMAL + "method: dpo2\n",
+        ['c.yaml:4:9: method: "dpo2" is not one of sft, dpo, kto, orpo, cpo, simpo, grpo, rloo, reward (did you mean `dpo`?)'],
+    ),
     (
         "model:\n  path: a/b\n  dtype: bfloat\ndata: {train: a/b}\noutput_dir: o\n",
         ['c.yaml:3:10: model.dtype: "bfloat" is not one of auto, float32, bfloat16, float16 (did you mean `bfloat16`?)'],
@@ -310,6 +313,7 @@ def test_mistakes_of_every_kind_come_in_one_report_sorted_by_place() -> None:
 # --- every field --------------------------------------------------------------------------------------------------------------
 
 VALUES: dict[str, Any] = {
+    "method": "sft",
     "model.attn_implementation": "eager",
     "data.train.0.roles": {"bot": "assistant"},
     "data.eval.0.roles": {"bot": "assistant"},
@@ -328,7 +332,7 @@ def _all_fields(model: Any = Config, prefix: str = "") -> list[tuple[str, Any]]:
         if path == "plugins":
             found.append((path, {"one": {"on_error": "raise"}}))
         elif below is not None:
-            found += _all_fields(below, f"{path}.0." if name in {"train", "eval"} else f"{path}.")
+            found += _all_fields(below, f"{path}.0." if name in {"train", "eval", "rewards"} else f"{path}.")
         else:
             found.append((path, VALUES.get(path, _value(info.annotation))))
     return found
@@ -345,7 +349,9 @@ def _value(annotation: Any) -> Any:
 
 
 def test_every_field_can_be_given_and_has_its_place() -> None:
-    given = [(path, value) for path, value in _all_fields() if value is not None]
+    rewards = [path for path, _ in _all_fields() if path.startswith("rewards.")]  # only with methods that draw answers
+    assert rewards
+    given = [(path, value) for path, value in _all_fields() if value is not None and path not in rewards]
     assert len(given) > 60
     loaded = load(MINIMAL, *[f"{path}={_yaml(value)}" for path, value in given])
     for path, value in given:
@@ -358,7 +364,9 @@ def test_every_field_can_be_given_and_has_its_place() -> None:
         )
 
 
-@pytest.mark.parametrize("path", [path for path, _ in _all_fields() if path not in {"plugins", "model.overrides", "trainer"}])
+@pytest.mark.parametrize(
+    "path", [path for path, _ in _all_fields() if path not in {"plugins", "model.overrides", "trainer", "rewards.0.options"}]
+)
 def test_a_wrong_value_of_any_field_is_told_at_its_own_place(path: str) -> None:
     text, indent = "", 0
     for key in path.split("."):
@@ -369,6 +377,7 @@ def test_a_wrong_value_of_any_field_is_told_at_its_own_place(path: str) -> None:
         "data.train.0.path=a/b",
         "output_dir=o",
         *(["data.eval.0.path=a/b"] if "eval.0" in path else []),
+        *(["rewards.0.function=a"] if path.startswith("rewards.") else []),
     ]
     found = mistakes(f"{text[:-1]} {{zz: [[]]}}\n", *[item for item in required if not item.startswith(f"{path}=")])
     line = text.count("\n")

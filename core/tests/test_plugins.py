@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from longline import Plugin, PluginConfig, hookimpl
 from longline.config.loader import LoadedConfig, load_config
 from longline.errors import ConfigError, PluginError
 from longline.plugins import Bus, installed, load_plugins, option_models
@@ -309,3 +310,43 @@ def test_neither_torch_nor_transformers_is_imported():
     code = f"import sys, {modules}; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_overwrite_deletes_what_plugins_wrote_and_nothing_else(run_longline, tmp_path):
+    """Also what plugins of the earlier run wrote that this one does not have; what somebody else put there stays."""
+
+    class Keeper(Plugin):
+        files = frozenset({"kept"})
+
+        @hookimpl
+        def on_run_start(self, run):
+            (run.output_dir / "kept").mkdir(exist_ok=True)
+            (run.output_dir / "kept" / "old.txt").write_text("x")
+            (run.output_dir / "mine.txt").write_text("x")
+
+    first = run_longline(plugins=[Keeper(PluginConfig())], trainer={"max_steps": 1})
+    assert first.manifest["files"] == ["kept"]
+    second = run_longline(overwrite=True, trainer={"max_steps": 1})
+    assert not (second.output_dir / "kept").exists()
+    assert (second.output_dir / "mine.txt").exists()
+    manifest = second.output_dir / "run.json"
+    for hostile in ('{"files": ["../precious", "mine.txt/..", 3, ".."]}', '{"files": 3}', "[]", "{"):
+        (tmp_path / "precious").mkdir(exist_ok=True)
+        manifest.write_text(hostile)
+        run_longline(overwrite=True, trainer={"max_steps": 1})
+        assert (tmp_path / "precious").exists()
+        assert (second.output_dir / "mine.txt").exists()
+
+
+def test_what_plugins_add_to_a_log_event_is_logged_and_is_no_measure_of_the_model(run_longline):
+    class Thermometer(Plugin):
+        @hookimpl
+        def pre_log(self, logs, step):
+            logs["room/celsius"] = 20.0 + step
+
+    outcome = run_longline(plugins=[Thermometer(PluginConfig())], trainer={"max_steps": 2})
+    assert [event["room/celsius"] for event in outcome.log] == [21.0, 22.0, 22.0]
+    assert outcome.manifest["summary"]["metrics"]["room/celsius"] == 22.0
+    card = (outcome.output_dir / "model" / "README.md").read_text()
+    assert "train_loss" in card
+    assert "celsius" not in card

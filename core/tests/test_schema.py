@@ -12,6 +12,8 @@ from pydantic import BaseModel, SecretStr
 
 from longline.cli import run_cli
 from longline.config.document import parse
+from longline.config.fields import TRAINER_CLASSES
+from longline.config.loader import load_config
 from longline.config.schema import build_schema
 
 REPOSITORY = Path(__file__).parents[2]
@@ -85,13 +87,22 @@ def test_what_is_not(validator: jsonschema.Draft202012Validator, changes: dict[s
 
 
 def test_fields_have_type_default_and_description(validator: jsonschema.Draft202012Validator) -> None:
-    trainer = validator.schema["properties"]["trainer"]["anyOf"][0]["properties"]
+    trainer = validator.schema["$defs"]["trainer.sft"]["properties"]
     rate = trainer["learning_rate"]
     assert rate["default"] == 5e-5
     assert rate["description"] == "The initial learning rate for the optimizer."
     assert rate["anyOf"][0] == {"type": "number"}
     assert "cosine" in trainer["lr_scheduler_type"]["anyOf"][0]["enum"]
     assert "description" in validator.schema["$defs"]["DataSection"]["properties"]["max_length"]
+
+
+def test_the_trainers_fields_depend_on_the_method(validator: jsonschema.Draft202012Validator) -> None:
+    assert errors(validator, method="dpo", trainer={"beta": 0.2, "learning_rate": 1e-5}) == []
+    assert errors(validator, method="dpo", trainer={"num_generations": 2}) == ["$.trainer"]
+    assert errors(validator, method="dpo", trainer={"max_length": 2}) == ["$.trainer"]
+    assert errors(validator, method="grpo", trainer={"num_generations": 2}) == []
+    assert errors(validator, trainer={"beta": 0.2}) == ["$.trainer"]
+    assert errors(validator, method="sft", trainer={"beta": 0.2}) == ["$.trainer"]
 
 
 def test_without_plugins_none_is_allowed() -> None:
@@ -108,10 +119,13 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_starter_and_the_examples_are_valid(tmp_path: Path) -> None:
-    assert run_cli(["new", str(tmp_path / "c.yaml")]) == 0
+    starters = [tmp_path / f"{method}.yaml" for method in TRAINER_CLASSES]
+    for path in starters:
+        assert run_cli(["new", str(path), "--method", path.stem]) == 0
+        assert load_config(path, ["data.train=somebody/rows"]).config.method == path.stem
     examples = [path for path in REPOSITORY.glob("examples/**/*.yaml") if "output_dir" in path.read_text(encoding="utf-8")]
     validator = jsonschema.Draft202012Validator(build_schema({}))
-    for path in [tmp_path / "c.yaml", *examples]:
+    for path in [*starters, *examples]:
         node = parse(path.read_text(encoding="utf-8"), str(path))
         assert node is not None
         config = {**node.plain(), "plugins": []}  # which plugins are installed is another matter

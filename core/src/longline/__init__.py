@@ -11,19 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longline.errors import LonglineError
-    from longline.events import Alert, Summary
+    from longline.events import Alert, Completions, RewardFunction, Summary, Table, Timing
     from longline.hookspecs import hookimpl
     from longline.plugins import Plugin, PluginConfig
 
 __version__ = "0.1.0"
-__all__ = ["Alert", "LonglineError", "Plugin", "PluginConfig", "Summary", "__version__", "hookimpl"]
+__all__ = [
+    "Alert",
+    "Completions",
+    "LonglineError",
+    "Plugin",
+    "PluginConfig",
+    "RewardFunction",
+    "Summary",
+    "Table",
+    "Timing",
+    "__version__",
+    "hookimpl",
+]
 
 _HOMES = {
     "Alert": "longline.events",
+    "Completions": "longline.events",
     "LonglineError": "longline.errors",
     "Plugin": "longline.plugins",
     "PluginConfig": "longline.plugins",
+    "RewardFunction": "longline.events",
     "Summary": "longline.events",
+    "Table": "longline.events",
+    "Timing": "longline.events",
     "hookimpl": "longline.hookspecs",
 }
 

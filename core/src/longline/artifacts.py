@@ -134,7 +134,8 @@ def model_card(plan: Plan, base: str, adapter: str | None, metrics: Mapping[str,
     """Return the model card: metadata that hubs read, how to load it, how it was made. `config` has its secrets masked."""
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     head = ["---", f"base_model: {base}", "library_name: " + ("peft" if adapter else "transformers")]
-    head += ["pipeline_tag: text-generation", "tags: [longline, " + plan.method + (", lora" if adapter else "") + "]", "---"]
+    task = "text-generation" if plan.head == "tokens" else "text-classification"
+    head += [f"pipeline_tag: {task}", "tags: [longline, " + plan.method + (", lora" if adapter else "") + "]", "---"]
     kind = f"an adapter ({adapter}) for `{base}`" if adapter else f"`{base}`, all weights trained"
     return "\n".join(
         [
@@ -180,6 +181,16 @@ def now() -> str:
 def write_manifest(path: Path, content: Mapping[str, Any], mask: Callable[[str], str]) -> None:
     """Write run.json; `mask` takes secrets out of the text."""
     write_atomically(path, mask(json.dumps(content, indent=2, ensure_ascii=False, default=str)) + "\n")
+
+
+def plugin_files(run_dir: Path) -> list[str]:
+    """What the plugins of an earlier run in this folder wrote beside its own files; nothing if there is no readable manifest."""
+    try:
+        listed = json.loads((run_dir / "run.json").read_text(encoding="utf-8")).get("files", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    names = listed if isinstance(listed, list) else []
+    return [name for name in names if isinstance(name, str) and name == Path(name).name]
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Status = Literal["completed", "failed", "interrupted"]
 Role = Literal["policy", "reference"]
 AlertLevel = Literal["info", "warning", "error"]
+Cell = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,57 @@ class Alert:
     text: str = ""
     level: AlertLevel = "warning"
     step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFunction:
+    """Scores answers: `function(prompts, completions, **columns)` returns a number for each, or None where it does not apply.
+
+    `prompts` and `completions` are lists of texts, or of lists of messages when the prompt is one; every other column of the data
+    comes as a list under its name. `weight` is its share of the sum that advantages are computed from.
+    """
+
+    name: str
+    function: Callable[..., Sequence[float | None]]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What a preference or reinforcement method trained on in one optimizer step, of all ranks and accumulated batches.
+
+    Every row has the same columns, texts first: prompt, then chosen and rejected, or completion; then the numbers that the
+    trainer computed from them, before the weights changed. `score` names the column that tells good rows from bad ones.
+    """
+
+    method: str
+    rows: tuple[Mapping[str, Cell], ...]
+    score: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows to show: `name` is the same for every table that continues another, `step` tells them apart."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One measured span: `name` is `Class.method` or what its author called it.
+
+    `seconds` is the time from its start to its end, also when the body raised (then `failed`). `parent` is the name of the span
+    that it was measured inside of, `step` the optimizer step that was being made.
+    """
+
+    name: str
+    seconds: float
+    step: int | None = None
+    parent: str | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

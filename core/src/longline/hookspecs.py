@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from longline.data import Prepared
-    from longline.events import Alert, Role, Status, Summary
+    from longline.events import Alert, Completions, RewardFunction, Role, Status, Summary, Table, Timing
     from longline.run import Run
 
 PROJECT = "longline"
@@ -46,12 +46,16 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 
 @dataclass(frozen=True, slots=True)
 class HookFacts:
-    """What the bus and the generated reference know of a hook: kind, ranks, when it fires, the names of its arguments."""
+    """What the bus and the generated reference know of a hook: kind, ranks, when it fires, the names of its arguments.
+
+    `repeated` hooks fire again and again while a run trains; the others are paid for once.
+    """
 
     kind: Kind
     ranks: Ranks
     when: str
     arguments: tuple[str, ...]
+    repeated: bool = False
 
 
 def hook_facts() -> dict[str, HookFacts]:
@@ -59,14 +63,14 @@ def hook_facts() -> dict[str, HookFacts]:
     return {name: value.facts for name, value in globals().items() if hasattr(value, "facts")}
 
 
-def _spec(when: str, *, ranks: Ranks = "all") -> Callable[[Function], Function]:
+def _spec(when: str, *, ranks: Ranks = "all", repeated: bool = False) -> Callable[[Function], Function]:
     """Marks a hook specification; the kind follows from its name."""
 
     def mark(function: Function) -> Function:
         prefix = function.__name__.partition("_")[0]
         kinds: dict[str, Kind] = {"pre": "shape", "post": "shape", "provide": "provide", "on": "observe"}
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
-        function.facts = HookFacts(kinds[prefix], ranks, when, arguments)  # type: ignore[attr-defined]
+        function.facts = HookFacts(kinds[prefix], ranks, when, arguments, repeated)  # type: ignore[attr-defined]
         return _hookspec(function, firstresult=prefix == "provide")
 
     return mark
@@ -83,6 +87,13 @@ def on_run_start(run: Run) -> None:
 @_spec("once, before the arguments object is built and anything is loaded")
 def pre_trainer_args(run: Run, trainer_args: dict[str, Any]) -> None:
     """`trainer_args` are the keyword arguments of the method's arguments class and may be changed."""
+
+
+@_spec(
+    "once, for methods that draw answers (grpo, rloo), before anything is loaded; the core answers with the config's `rewards`"
+)
+def provide_reward_functions(run: Run) -> list[RewardFunction] | None:
+    """The functions that score answers; their names become columns and metrics."""
 
 
 @_spec("once for each model, before its tokenizer is loaded")
@@ -113,7 +124,7 @@ def post_data_load(run: Run, data: Prepared) -> None:
 
 @_spec("once for each model: `role` is policy, or reference for methods that compare with one")
 def pre_model_load(run: Run, model_kwargs: dict[str, Any], role: Role) -> None:
-    """`model_kwargs` go to `AutoModelForCausalLM.from_pretrained` and may be changed; no weights are loaded yet."""
+    """`model_kwargs` go to `from_pretrained` of the model's class and may be changed; no weights are loaded yet."""
 
 
 @_spec("once for each model, after its weights are loaded and before an adapter is put on")
@@ -179,27 +190,37 @@ def on_train_begin(run: Run, trainer: Trainer) -> None:
     """Training starts."""
 
 
-@_spec("at every optimizer step, after gradients are clipped and before weights change")
+@_spec("at every optimizer step, after gradients are clipped and before weights change", repeated=True)
 def pre_optimizer_step(run: Run, trainer: Trainer, step: int) -> None:
     """Gradients may be read or changed; `step` counts from 1 and is the step that is about to be made."""
 
 
-@_spec("at every optimizer step, after the weights changed", ranks="main")
+@_spec("at every optimizer step of a preference or reinforcement method, before on_step_end", ranks="main", repeated=True)
+def on_completions(run: Run, completions: Completions, step: int) -> None:
+    """`completions` are the texts and numbers that the trainer used for `step`; decoded only if somebody answers."""
+
+
+@_spec("at every optimizer step, after the weights changed", ranks="main", repeated=True)
 def on_step_end(run: Run, step: int) -> None:
     """`step` optimizer steps are done."""
 
 
-@_spec("whenever the trainer logs: `trainer.logging_steps`, evaluations, the end", ranks="main")
+@_spec("whenever the trainer logs, before on_log", repeated=True)
+def pre_log(run: Run, logs: dict[str, float], step: int) -> None:
+    """`logs` may get more metrics: what is added on the main rank reaches the log and every tracker in the same event."""
+
+
+@_spec("whenever the trainer logs: `trainer.logging_steps`, evaluations, the end", ranks="main", repeated=True)
 def on_log(run: Run, logs: Mapping[str, float], step: int) -> None:
     """`logs` holds the metrics by their trainer names (loss, learning_rate, grad_norm, eval_loss ...) and is read-only."""
 
 
-@_spec("after every evaluation", ranks="main")
+@_spec("after every evaluation", ranks="main", repeated=True)
 def on_evaluate(run: Run, metrics: Mapping[str, float], step: int) -> None:
     """`metrics` as the trainer computed them; they were already logged."""
 
 
-@_spec("after every checkpoint, when its folder is complete", ranks="main")
+@_spec("after every checkpoint, when its folder is complete", ranks="main", repeated=True)
 def on_checkpoint(run: Run, path: Path, step: int) -> None:
     """`path` is `<output_dir>/checkpoint-<step>`."""
 
@@ -217,9 +238,19 @@ def on_save(run: Run, path: Path) -> None:
 # --- events that anyone may raise ---------------------------------------------------------------------------------------------
 
 
-@_spec("whenever the core or a plugin has something to tell a person", ranks="main")
+@_spec("whenever the core or a plugin has something to tell a person", ranks="main", repeated=True)
 def on_alert(run: Run, alert: Alert) -> None:
     """Raise one with `run.hook.on_alert(run=run, alert=Alert(...))`."""
+
+
+@_spec("whenever a plugin has rows to show, such as completions", ranks="main", repeated=True)
+def on_table(run: Run, table: Table) -> None:
+    """Raise one with `run.hook.on_table(run=run, table=Table(...))`."""
+
+
+@_spec("whenever something was timed", ranks="main", repeated=True)
+def on_timing(run: Run, timing: Timing) -> None:
+    """Raise one with `run.hook.on_timing(run=run, timing=Timing(...))`."""
 
 
 # --- the run ends -------------------------------------------------------------------------------------------------------------

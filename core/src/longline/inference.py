@@ -13,7 +13,7 @@ from longline import model as models
 from longline.config.loader import LoadedConfig, load_config
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, DataError, ModelError
-from longline.plan import build_plan
+from longline.plan import METHODS, Head, build_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +29,11 @@ class Target:
     loaded: LoadedConfig | None = None
     run_dir: Path | None = None
     weights: Path | None = None
+
+    @property
+    def head(self) -> Head:
+        """What the model puts out: tokens, or one score after a reward run."""
+        return METHODS[self.loaded.config.method].head if self.loaded and self.run_dir else "tokens"
 
     @property
     def name(self) -> str:
@@ -91,7 +96,7 @@ def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTra
         chosen = "bfloat16" if machine.bfloat16 else "float32"
     adapter = target.weights is not None and (target.weights / "adapter_config.json").is_file()
     source = section if adapter or target.weights is None else _tuned(section, target.weights)
-    model = models.load_model(source, models.model_kwargs(source, chosen))
+    model = models.load_model(source, models.model_kwargs(source, chosen, target.head), target.head)
     models.resize_embeddings(model, tokenizer)
     if adapter:
         model = _put_on(model, target)
@@ -220,6 +225,11 @@ def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
     if target.loaded is None:
         raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
     config = target.loaded.config
+    if config.method != "sft":
+        raise ConfigError(
+            f"evaluate measures answers that are known, and {config.method} has rows of another kind",
+            hint="its own measures are in log.jsonl; an sft config with this model's path measures it on answers",
+        )
     seed = build_plan(config, distributed.machine(use_cpu=True)).seed
     data = prepare(config.data, tokenizer, layout="padded", seed=seed).eval
     if data is None or not len(data):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from longline.attention import lookup
 from longline.errors import LonglineError, ModelError
@@ -138,8 +138,15 @@ def _read_template(value: str) -> str:
 # --- model ----------------------------------------------------------------------------------------------------------------------
 
 
-def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
-    """Return the keyword arguments for `AutoModelForCausalLM.from_pretrained`; `dtype` is a resolved type's name.
+Head = Literal["tokens", "score"]
+AUTO_CLASSES: dict[Head, str] = {"tokens": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification"}
+"""The class of transformers that loads a model by what it puts out: tokens, or one score for a text."""
+TASKS: dict[Head, str] = {"tokens": "CAUSAL_LM", "score": "SEQ_CLS"}
+"""The same for peft."""
+
+
+def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> dict[str, Any]:
+    """Return the keyword arguments for `from_pretrained`; `dtype` is a resolved type's name.
 
     Raises:
         ModelError: `model.overrides` names a field that the model's config does not have, or the library of
@@ -155,6 +162,8 @@ def model_kwargs(section: ModelSection, dtype: str) -> dict[str, Any]:
         "model's config", section, lambda: transformers.AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
     )
     _override(config, section.overrides)
+    if head == "score":
+        config.num_labels = 1
     kwargs: dict[str, Any] = {
         "pretrained_model_name_or_path": source.path,
         "config": config,
@@ -198,15 +207,16 @@ def _override(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
         setattr(config, name, {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value)
 
 
-def load_model(section: ModelSection, kwargs: dict[str, Any]) -> PreTrainedModel:
+def load_model(section: ModelSection, kwargs: dict[str, Any], head: Head = "tokens") -> PreTrainedModel:
     """Load the weights; `kwargs` as `model_kwargs` made them, perhaps changed by plugins.
 
     Raises:
         ModelError: the weights cannot be loaded, or `attn_implementation` was not taken.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model: PreTrainedModel = _loading("model", section, lambda: AutoModelForCausalLM.from_pretrained(**kwargs))
+    loader: Any = getattr(transformers, AUTO_CLASSES[head])
+    model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
         drop_quantisation_marks(model)
     wanted, got = kwargs.get("attn_implementation"), model.config._attn_implementation
@@ -248,7 +258,7 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 # --- adapter --------------------------------------------------------------------------------------------------------------------
 
 
-def adapter_config(section: AdapterSection) -> PeftConfig:
+def adapter_config(section: AdapterSection, head: Head = "tokens") -> PeftConfig:
     """Return the peft config that an adapter section asks for.
 
     Raises:
@@ -259,7 +269,7 @@ def adapter_config(section: AdapterSection) -> PeftConfig:
     kinds = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
     fields = section.model_dump(exclude={"type"})
     try:
-        return LoraConfig(task_type="CAUSAL_LM", **{**fields, **kinds[section.type]})
+        return LoraConfig(task_type=TASKS[head], **{**fields, **kinds[section.type]})
     except (TypeError, ValueError) as error:
         raise ModelError(f"adapter: {error}") from error
 

@@ -6,17 +6,20 @@ Pure: nothing is read, written or imported beyond the config, so `longline plan`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from longline.attention import PackingLayout, lookup
+from longline.config.fields import trainer_fields
 
 if TYPE_CHECKING:
     from longline.config.sections import Config
 
-Layout = Literal["padded", "rows", "flat"]
+Layout = Literal["padded", "rows", "flat", "pairs", "labelled", "prompts"]
 Device = Literal["cpu", "cuda", "mps", "xpu"]
+Head = Literal["tokens", "score"]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
@@ -28,6 +31,40 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "seed": 42,
 }
 """What Longline assumes when `trainer:` is silent. All but the two logging fields are transformers' own defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodFacts:
+    """What the stages need to know of a method: how its rows are laid out (None: as packing says), what its model puts out, the
+    arguments that make it what it is, and whether rows are prompts that the policy answers in training.
+    """
+
+    layout: Layout | None = None
+    head: Head = "tokens"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the policy answers prompts in training, and rewards score them."""
+        return self.layout == "prompts"
+
+
+METHODS: dict[str, MethodFacts] = {
+    "sft": MethodFacts(),
+    "dpo": MethodFacts("pairs"),
+    "orpo": MethodFacts("pairs"),
+    "cpo": MethodFacts("pairs"),
+    "simpo": MethodFacts("pairs", arguments={"loss_type": "simpo", "cpo_alpha": 0.0}),
+    "reward": MethodFacts("pairs", head="score"),
+    "kto": MethodFacts("labelled"),
+    "grpo": MethodFacts("prompts"),
+    "rloo": MethodFacts("prompts"),
+}
+"""Every method. SimPO is CPO's trainer with its loss and, unless `trainer.cpo_alpha` says otherwise, without its NLL term."""
+CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+"""What the argument that trades time for memory is called, the newest name first."""
+GENERATIONS = {"grpo": 8, "rloo": 2}
+"""How many answers trl draws for each prompt unless `trainer.num_generations` says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +130,38 @@ class Plan:
         """One JSON object per logged event."""
         return self.output_dir / "log.jsonl"
 
+    @property
+    def head(self) -> Head:
+        """What the model puts out: tokens, or one score."""
+        return METHODS[self.method].head
+
     def with_rows(self, rows: int) -> Plan:
-        """Return the plan with the number of training rows, and so of optimizer steps, known."""
+        """Return the plan with the number of training rows, and so of optimizer steps, known.
+
+        Raises:
+            ValueError: the method takes prompts in groups, and there are fewer than one group.
+        """
         batches = math.ceil(math.ceil(rows / self.world_size) / self.per_device_batch)
+        if METHODS[self.method].answers:
+            batches = self._batches_of_prompts(rows)
         per_epoch = max(1, math.ceil(batches / self.accumulation))
         steps = self.max_steps if self.max_steps > 0 else math.ceil(per_epoch * self.epochs)
         why = "trainer.max_steps" if self.max_steps > 0 else f"{rows} rows, {per_epoch} steps an epoch, {self.epochs:g} epochs"
         return replace(self, rows=rows, steps=steps, facts=(*self.facts, Fact("steps", str(steps), why)))
+
+    def _batches_of_prompts(self, rows: int) -> int:
+        """Batches of one epoch: a group of prompts is answered at once and trained on `steps_per_generation` times as many
+        batches; prompts that fill no group are left for another epoch's order.
+        """
+        args = self.trainer_args
+        answers = args.get("generation_batch_size") or 0
+        accumulated = args.get("steps_per_generation") or self.accumulation
+        repeats = answers // (self.per_device_batch * self.world_size) if answers else accumulated
+        answers = answers or self.per_device_batch * self.world_size * repeats
+        group = answers // (args.get("num_generations") or GENERATIONS[self.method])
+        if rows < group:
+            raise ValueError(f"{rows} prompts, but {group} are answered at once ({answers} answers for each generation)")
+        return (rows // group if group else 0) * repeats * int(args.get("num_iterations", 1))
 
 
 def build_plan(config: Config, machine: Machine) -> Plan:
@@ -157,6 +219,8 @@ def _dtype(config: Config, machine: Machine) -> tuple[Literal["float32", "bfloat
 
 
 def _layout(config: Config) -> tuple[Layout, str]:
+    if own := METHODS[config.method].layout:
+        return own, f"method {config.method}"
     if not config.data.packing:
         return "padded", "data.packing is off"
     attention = lookup(config.model.attn_implementation)
@@ -168,8 +232,15 @@ def _layout(config: Config) -> tuple[Layout, str]:
 
 def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:
     """The trainer's arguments with Longline's defaults, and a fact for each that the user did not write."""
-    args = {**TRAINER_DEFAULTS, **config.trainer}
+    method = METHODS[config.method]
+    args = {**TRAINER_DEFAULTS, **method.arguments, **config.trainer}
     facts = []
+    if config.method != "sft":
+        # trl would turn both on; here one config means the same for every method
+        args.setdefault("bf16", False)
+        names = [name for name in CHECKPOINTING if name in trainer_fields(config.method)]
+        if names and not set(names) & config.trainer.keys():
+            args[names[0]] = False
     has_eval = bool(config.data.eval) or config.data.eval_fraction is not None
     if has_eval and not {"eval_strategy", "eval_steps"} & config.trainer.keys():
         args["eval_strategy"] = "epoch"
@@ -177,7 +248,9 @@ def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], lis
     elif has_eval and "eval_strategy" not in config.trainer:
         args["eval_strategy"] = "steps"
         facts.append(Fact("eval_strategy", "steps", "trainer.eval_steps is set"))
-    if not config.data.shuffle and "train_sampling_strategy" not in config.trainer:
+    if method.answers:
+        args["shuffle_dataset"] = config.data.shuffle
+    elif not config.data.shuffle and "train_sampling_strategy" not in config.trainer:
         args["train_sampling_strategy"] = "sequential"
         facts.append(Fact("train_sampling_strategy", "sequential", "data.shuffle is off"))
     if machine.world_size > 1 and "ddp_find_unused_parameters" not in config.trainer:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
 
-from longline import artifacts, distributed, signals
+from longline import artifacts, distributed, signals, telemetry
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
 from longline.builtin.jsonlog import JsonLog
 from longline.builtin.stages import Stages
 from longline.config.dump import dump_resolved
 from longline.config.secrets import Secrets
-from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, Interrupted, LonglineError
-from longline.events import Alert, AlertLevel, Status, Summary
-from longline.plan import Plan, build_plan
-from longline.plugins import Bus, Contained, LoadedPlugin, load_plugins
+from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, DataError, Interrupted, LonglineError
+from longline.events import Alert, AlertLevel, RewardFunction, Role, Status, Summary
+from longline.plan import METHODS, Plan, build_plan
+from longline.plugins import Account, Bus, Contained, LoadedPlugin, load_plugins
 
 if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
@@ -39,7 +39,8 @@ logger = logging.getLogger("longline.plugins")
 Phase = Literal["start", "arguments", "tokenizer", "data", "model", "trainer", "train", "save", "end"]
 
 OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", "merged", "evaluation", artifacts.STAGING)
-"""What a run writes into its folder, beside checkpoints; `--overwrite` deletes these and nothing else."""
+"""What a run writes into its folder, beside checkpoints and what plugins name in `Plugin.files`; `--overwrite` deletes these and
+nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Run:
         self.phase: Phase = "start"
         self.stop = signals.StopRequest()
         self.summary = Summary()
+        self.added_metrics: set[str] = set()
         self.started = artifacts.now()
         options = {plugin.name: plugin.options for plugin in plugins}
         self._secrets = Secrets.collect(loaded.config, options)
@@ -80,6 +82,15 @@ class Run:
     def is_main(self) -> bool:
         """Whether this is the rank that talks: logs, tables, files."""
         return self.rank == 0
+
+    @property
+    def account(self) -> Account:
+        """What every plugin cost so far."""
+        return self.bus.account
+
+    def listens(self, hook: str) -> bool:
+        """Whether anybody answers a hook; what nobody asks for need not be computed."""
+        return bool(getattr(self.hook, hook).plugins)
 
     def mask(self, text: str) -> str:
         """The text without the secrets of the config, of plugins' options and of `hide`."""
@@ -137,6 +148,7 @@ def train(
     to those that the config names (for notebooks and tests). Raises LonglineError, or what a library raised, after every
     plugin has seen `on_run_end`; an interruption is no error but a result with status `interrupted`.
     """
+    telemetry.off_by_default()
     enabled = [*load_plugins(loaded), *plugins]
     machine = distributed.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu")))
     run = Run(loaded, build_plan(loaded.config, machine), enabled)
@@ -182,10 +194,12 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
 def _stages(run: Run, resume_from: Path | None) -> None:
     run.hook.on_run_start(run=run)
     args = _arguments(run)
+    rewards = _rewards(run)
     tokenizer = _tokenizer(run)
     data = _data(run, tokenizer)
     model = _model(run, tokenizer)
-    trainer = _trainer(run, args, tokenizer, data, model)
+    reference = _reference(run, args, tokenizer)
+    trainer = _trainer(run, args, Ingredients(tokenizer, data, model, reference, rewards))
     run.stop.check()  # a library may have swallowed what the signal raised
     run.stop.defer("finishing this step and saving a checkpoint")
     _train(run, trainer, resume_from)
@@ -223,6 +237,18 @@ def _arguments(run: Run) -> Any:
     return args
 
 
+def _rewards(run: Run) -> Sequence[RewardFunction]:
+    """Import what scores answers before anything is loaded: a typo shall not cost the loading of a model."""
+    if not METHODS[run.config.method].answers:
+        return ()
+    found: Sequence[RewardFunction] | None = run.hook.provide_reward_functions(run=run)
+    if not found:
+        raise ConfigError(
+            f"{run.config.method} needs at least one reward function", hint="rewards: [reasoning_gym], or your own"
+        )
+    return found
+
+
 def _tokenizer(run: Run) -> Any:
     from longline import model as models
 
@@ -241,7 +267,11 @@ def _data(run: Run, tokenizer: Any) -> Prepared:
     run.hook.pre_data_load(run=run)
     with distributed.main_rank_first():
         data = prepare(run.config.data, tokenizer, layout=run.plan.layout, seed=run.plan.seed)
-    run.plan = run.plan.with_rows(len(data.train))
+    try:
+        run.plan = run.plan.with_rows(len(data.train))
+    except ValueError as error:
+        hint = "add prompts, or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
+        raise DataError(f"too few rows to train on: {error}", hint=hint) from error
     run.summary = replace(run.summary, data=data.report.to_dict())
     run.hook.post_data_load(run=run, data=data)
     for warning in data.report.warnings:
@@ -250,25 +280,17 @@ def _data(run: Run, tokenizer: Any) -> Prepared:
 
 
 def _model(run: Run, tokenizer: Any) -> Any:
-    from transformers import set_seed
-
     from longline import model as models
 
     run.phase = "model"
-    # New embeddings and adapters start from random numbers: the same ones in every run of this config, on every rank.
-    set_seed(run.plan.seed)
-    section = run.config.model
-    kwargs = models.model_kwargs(section, run.plan.dtype)
-    run.hook.pre_model_load(run=run, model_kwargs=kwargs, role="policy")
-    model = models.load_model(section, kwargs)
-    models.resize_embeddings(model, tokenizer)
-    if run.plan.layout != "padded":
+    model = _load(run, tokenizer, "policy")
+    if run.plan.layout in ("rows", "flat"):
         models.require_isolation(model)
     run.hook.post_model_load(run=run, model=model, role="policy")
     if run.config.adapter is None:
         return model
-    config = models.adapter_config(run.config.adapter)
-    models.train_new_tokens(config, section, tokenizer)
+    config = models.adapter_config(run.config.adapter, run.plan.head)
+    models.train_new_tokens(config, run.config.model, tokenizer)
     run.hook.pre_adapter_create(run=run, adapter_config=config)
     checkpointing = any(run.plan.trainer_args.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
     model = models.attach_adapter(model, config, activation_checkpointing=checkpointing)
@@ -276,7 +298,44 @@ def _model(run: Run, tokenizer: Any) -> Any:
     return model
 
 
-def _trainer(run: Run, args: Any, tokenizer: Any, data: Prepared, model: Any) -> Any:
+def _load(run: Run, tokenizer: Any, role: Role) -> Any:
+    from transformers import set_seed
+
+    from longline import model as models
+
+    # New embeddings and adapters start from random numbers: the same ones in every run of this config, on every rank, and in
+    # policy and reference.
+    set_seed(run.plan.seed)
+    kwargs = models.model_kwargs(run.config.model, run.plan.dtype, run.plan.head)
+    run.hook.pre_model_load(run=run, model_kwargs=kwargs, role=role)
+    model = models.load_model(run.config.model, kwargs, run.plan.head)
+    models.resize_embeddings(model, tokenizer)
+    return model
+
+
+def _reference(run: Run, args: Any, tokenizer: Any) -> Any:
+    """Load what the policy is compared with; under an adapter it is the policy with the adapter switched off."""
+    from longline.trainers import method
+
+    if run.config.adapter is not None or not method(run.config.method).needs_reference(args):
+        return None
+    model = _load(run, tokenizer, "reference").requires_grad_(False).eval()
+    run.hook.post_model_load(run=run, model=model, role="reference")
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What the stages before the trainer made."""
+
+    tokenizer: Any
+    data: Prepared
+    model: Any
+    reference: Any
+    rewards: Sequence[RewardFunction]
+
+
+def _trainer(run: Run, args: Any, made: Ingredients) -> Any:
     from transformers import EarlyStoppingCallback
 
     from longline.trainers import Parts, method
@@ -284,16 +343,19 @@ def _trainer(run: Run, args: Any, tokenizer: Any, data: Prepared, model: Any) ->
 
     run.phase = "trainer"
     parts = Parts(
-        model=model,
-        tokenizer=tokenizer,
-        train=data.train,
-        eval=data.eval,
+        model=made.model,
+        reference=made.reference,
+        tokenizer=made.tokenizer,
+        train=made.data.train,
+        eval=made.data.eval,
+        rewards=made.rewards,
+        describe_rows=lambda rows: ", ".join(made.data.origin("train", row) for row in rows),
         trainer_class=run.hook.provide_trainer_class(run=run),
-        collator=run.hook.provide_collator(run=run, tokenizer=tokenizer),
+        collator=run.hook.provide_collator(run=run, tokenizer=made.tokenizer),
     )
-    loss = run.hook.provide_loss(run=run, model=model)
+    loss = run.hook.provide_loss(run=run, model=made.model)
     trainer: Any = method(run.config.method).build(parts, args)
-    trainer.attach(run, loss, lambda rows: ", ".join(data.origin("train", row) for row in rows))
+    trainer.attach(run, loss, parts.describe_rows)
     if run.config.early_stopping:
         stopping = run.config.early_stopping
         trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.threshold))
@@ -327,7 +389,9 @@ def _save(run: Run, trainer: Any) -> None:
 
     if run.is_main:
         adapter = run.config.adapter.type if run.config.adapter else None
-        card = artifacts.model_card(run.plan, run.config.model.path, adapter, run.summary.metrics, run.resolved)
+        # How fast it went, and whatever else plugins measure, is not what the model is like.
+        metrics = {name: value for name, value in run.summary.metrics.items() if name not in run.added_metrics}
+        card = artifacts.model_card(run.plan, run.config.model.path, adapter, metrics, run.resolved)
         artifacts.save_model(run.plan.model_dir, trainer.save_final, card)
     else:
         trainer.save_final(run.plan.model_dir)  # takes part in gathering shards, writes nothing
@@ -350,7 +414,7 @@ def _folder(run: Run, resume: str | None, overwrite: bool) -> ExitStack:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(folder / ".lock", timeout=0))
             if not resume:
-                _clear(folder, overwrite)
+                _clear(folder, overwrite, _files(run.plugins))
             artifacts.write_atomically(run.plan.config_path, run.resolved)
         except Timeout:
             raise ConfigError(f"{folder} is in use by another run", hint="wait for it, or choose another output_dir") from None
@@ -361,9 +425,18 @@ def _folder(run: Run, resume: str | None, overwrite: bool) -> ExitStack:
     raise AssertionError  # for type checkers: an ExitStack may swallow exceptions, this one does not
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
-    """Delete what an earlier run left, if that is wanted; whatever else lies in the folder stays."""
-    taken = [path for path in folder.iterdir() if path.name in OWN_NAMES] + artifacts.checkpoints(folder)
+def _files(plugins: Sequence[LoadedPlugin]) -> list[str]:
+    """What plugins write into the run folder, by their own account."""
+    return sorted({name for plugin in plugins for name in getattr(plugin.instance, "files", ())})
+
+
+def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
+    """Delete what an earlier run left, if that is wanted; whatever else lies in the folder stays.
+
+    `files` are those of this run's plugins; the earlier run's may have been others.
+    """
+    names = {*OWN_NAMES, *files, *artifacts.plugin_files(folder)}
+    taken = [path for path in folder.iterdir() if path.name in names] + artifacts.checkpoints(folder)
     if taken and not overwrite:
         hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
         raise ConfigError(f"{folder} already holds a run", hint=hint)
@@ -399,6 +472,7 @@ def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:
         "plan": {fact.name: fact.value for fact in run.plan.facts},
         "versions": artifacts.versions(),
         "plugins": [{"name": p.name, "distribution": p.distribution, "version": p.version} for p in run.plugins],
+        "files": _files(run.plugins),
         "data": run.summary.data,
         "summary": {
             "steps": run.summary.steps,

@@ -3,7 +3,7 @@
 Fixtures:
 
 - `tiny_model_dir`: a folder with a random Llama of two layers and its tokenizer, made on the spot;
-- `chat_rows`: a JSONL file of conversations;
+- `chat_rows`: a JSONL file of conversations; `preference_rows`: one of pairs of answers;
 - `run_config`: writes a config that trains that model on those rows in seconds;
 - `run_longline`: runs such a config in this process, with your plugin, and returns what happened.
 
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from longline.events import Alert
+from longline.events import Alert, Completions, Table, Timing
 from longline.hookspecs import HookFacts, hook_facts, hookimpl
 from longline.plugins import LoadedPlugin, Plugin, PluginConfig
 
@@ -55,7 +55,7 @@ class HookRecorder(Plugin):
 
     A line is `hook(argument=value, ...)` without `run`. Values are summarised so that lines are the same in every run: numbers
     of steps, names and statuses as they are, a path by its name, a mapping of numbers by its sorted keys, an alert by level and
-    title, everything else by its class.
+    title, completions and tables by what they are and how many, a timing by its name, everything else by its class.
     """
 
     def __init__(self, config: PluginConfig | None = None) -> None:
@@ -93,6 +93,12 @@ def summarise(value: object) -> str:
         return value.name
     if isinstance(value, Alert):
         return f"{value.level}: {value.title}"
+    if isinstance(value, Completions):
+        return f"{len(value.rows)} {value.method} rows"
+    if isinstance(value, Table):
+        return f"{value.name}, {len(value.rows)} rows, step {value.step}"
+    if isinstance(value, Timing):
+        return value.name
     if isinstance(value, Mapping) and value and all(isinstance(item, (int, float)) for item in value.values()):
         return f"[{' '.join(sorted(map(str, value)))}]"
     if isinstance(value, type):
@@ -196,6 +202,24 @@ def chat(count: int) -> list[dict[str, Any]]:
     return rows
 
 
+def preferences(count: int) -> list[dict[str, Any]]:
+    """Return `count` different pairs of answers: prompt, chosen and rejected as lists of messages."""
+    rows = []
+    for index, row in enumerate(chat(count)):
+        *prompt, chosen = row["messages"]
+        rejected = {"role": "assistant", "content": f"No idea about {index}, ask somebody else."}
+        rows.append({"prompt": prompt, "chosen": [chosen], "rejected": [rejected]})
+    return rows
+
+
+@pytest.fixture
+def preference_rows(tmp_path: Path) -> Path:
+    """Write a JSONL file of 32 pairs of answers, for `method: dpo` and its kind."""
+    path = tmp_path / "preferences.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preferences(32)), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def chat_rows(tmp_path: Path) -> Path:
     """Write a JSONL file of 32 conversations."""
@@ -287,16 +311,16 @@ class Outcome:
 def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
     """Return a function that trains in this process and returns an Outcome.
 
-    `run_longline(plugins=[MyPlugin(options)], trainer={"max_steps": 3})`. `plugins` are instances, or LoadedPlugin for a name
-    or `on_error`; `config` is the path of a config to use instead of writing one from the other keywords; `recorder` is a
-    HookRecorder of yours, for a run that raises; `resume` and `overwrite` are those of `longline.run.train`. What the run
-    raises comes through.
+    `run_longline(plugins=[MyPlugin(options)], trainer={"max_steps": 3})`. `plugins` are instances, LoadedPlugin for a name
+    or `on_error`, and what a config's `plugins` may list: names of installed ones, and mappings of names to options. `config`
+    is the path of a config to use instead of writing one from the other keywords; `recorder` is a HookRecorder of yours, for a
+    run that raises; `resume` and `overwrite` are those of `longline.run.train`. What the run raises comes through.
     """
 
     def run(
         config: Path | None = None,
         *,
-        plugins: Sequence[Plugin | LoadedPlugin] = (),
+        plugins: Sequence[Plugin | LoadedPlugin | str | Mapping[str, Any]] = (),
         recorder: HookRecorder | None = None,
         resume: str | None = None,
         overwrite: bool = False,
@@ -306,8 +330,12 @@ def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
         from longline.run import train
 
         recorder = recorder or HookRecorder()
-        extra = [plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin) for plugin in (*plugins, recorder)]
-        loaded = load_config(config or run_config(**overrides))
+        named = [plugin for plugin in plugins if isinstance(plugin, (str, Mapping))]
+        made = [plugin for plugin in (*plugins, recorder) if not isinstance(plugin, (str, Mapping))]
+        extra = [plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin) for plugin in made]
+        if config is not None and (named or overrides):
+            raise TypeError("a config of your own says all: give it the plugins' names and the other keywords")
+        loaded = load_config(config or run_config(**overrides, **({"plugins": named} if named else {})))
         result = train(loaded, resume=resume, overwrite=overwrite, plugins=extra)
         return Outcome(result, result.output_dir, recorder.calls)
 

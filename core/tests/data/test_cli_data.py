@@ -97,3 +97,99 @@ def test_bad_rows_stop_or_are_listed(config, jsonl, chat, capsys):
     assert f"  bad: {path}:2: the messages are null" in out
     assert "3 rows, 1 bad, 2 kept" in out
     assert "warning: 1 rows could not be used and were left out" in out
+
+
+# --- methods that compare answers or generate them ------------------------------------------------
+
+PAIR = {"system": "Be kind.", "question": "Two plus two?", "chosen": "[b]four[/b]", "rejected": "six."}
+
+
+def test_preview_of_pairs(config, jsonl, capsys):
+    path = jsonl([PAIR], "pairs.jsonl")
+    assert run_cli(["preview", config(train=path, eval_fraction=None), "--set", "method=dpo"]) == 0
+    out = capsys.readouterr().out
+    prompt = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nTwo plus two?<|im_end|>\n<|im_start|>assistant\n"
+    chosen, rejected = out.split("train row 0, rejected: ")
+    assert f"train row 0, chosen: {path}:1: 40 tokens, 10 trained\n{prompt}⟦[b]four[/b]<|im_end|>⟧\n" in chosen
+    assert rejected.startswith(f"{path}:1: 34 tokens, 4 trained\n{prompt}⟦six.<|im_end|>⟧\n")
+    assert "preference (guessed), through the chat template\n" in out
+    assert "1 rows, 1 pairs kept: 74 tokens, 14 trained (18.9%)\n" in out
+    assert "train: 1 pairs, 74 tokens, 14 trained (18.9%), longest 40 of 64\n" in out
+
+
+def test_preview_of_pairs_in_colour(config, jsonl):
+    environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    environment.pop("NO_COLOR", None)
+    path = config(train=jsonl([PAIR], "pairs.jsonl"), eval_fraction=None)
+    command = [sys.executable, "-m", "longline", "preview", path, "--set", "method=dpo"]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    assert "\x1b[1;32m[b]four[/b]\x1b[0m\x1b[1;35m<|im_end|>\x1b[0m" in out
+    assert "\x1b[1;31msix.\x1b[0m\x1b[1;35m<|im_end|>\x1b[0m" in out
+    assert "\x1b[2mTwo plus two?\x1b[0m" in out or "Two plus two?\x1b[0m" in out
+
+
+def test_preview_of_labelled_answers(config, jsonl, capsys):
+    rows = [
+        {"prompt": "Two plus two is", "completion": f" {word}.", "label": word == "four"} for word in ("four", "six", "two")
+    ]
+    path = jsonl(rows, "labelled.jsonl")
+    options = config(train=path, eval_fraction=None, shuffle=False)
+    assert run_cli(["preview", options, "--set", "method=kto", "--rows", "2"]) == 0
+    out = capsys.readouterr().out
+    assert f"train row 0, label true: {path}:1: 8 tokens, 3 trained\nTwo plus two is⟦ four.<|im_end|>⟧\n" in out
+    assert f"train row 1, label false: {path}:2: 8 tokens, 3 trained\nTwo plus two is⟦ six.<|im_end|>⟧\n" in out
+    assert "3 rows, 3 labelled answers kept (1 good, 2 bad): 24 tokens, 9 trained (37.5%)\n" in out
+    assert "train: 3 labelled answers, " in out
+
+
+def test_preview_and_preprocess_of_prompts(config, jsonl, capsys):
+    path = jsonl([{"question": "Two?", "answer": 2, "metadata": {"why": "[red]√", "none": None}}], "prompts.jsonl")
+    options = [config(train=path, eval_fraction=None), "--set", "method=grpo", "--set", "rewards=reasoning_gym"]
+    assert run_cli(["preview", *options]) == 0
+    out = capsys.readouterr().out
+    asked = "<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\n"
+    columns = '  question: "Two?"\n  answer: 2\n  metadata: {"why": "[red]√", "none": null}\n'
+    assert f"train row 0: {path}:1: 13 tokens\n{asked}\n{columns}" in out
+    assert "1 rows, 1 prompts kept: 13 tokens\n" in out
+    assert "train: 1 prompts, 13 tokens, longest 13 of 64\n" in out
+    assert "trained" not in out
+    assert run_cli(["preprocess", *options]) == 0
+    assert "taken from " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["pairs", "labelled", "prompts"])
+def test_the_report_of_each_layout_survives_json(chatml, jsonl, layout):
+    import json
+
+    from longline.config.sections import DataSection
+    from longline.data import prepare
+    from longline.data.report import DataReport
+
+    rows = {"pairs": [PAIR, {**PAIR, "chosen": "six."}], "prompts": [{"prompt": "a"}, {}],
+            "labelled": [{"prompt": "a", "completion": "b", "label": 1}, {}]}[layout]  # fmt: skip
+    section = DataSection(train=jsonl(rows), on_bad_row="skip", cache=False)
+    report = prepare(section, chatml, layout=layout, seed=0).report
+    read = json.loads(json.dumps(report.to_dict()))
+    assert DataReport.from_dict(read) == report
+    assert (read["layout"], read["train"]["samples"], read["sources"][0]["bad"]) == (layout, 1, 1)
+
+
+def test_wrong_data_for_the_method_is_refused(config, jsonl, capsys):
+    path = jsonl([PAIR], "pairs.jsonl")
+    assert run_cli(["preprocess", config(train=path, eval_fraction=None)]) == 2
+    assert "are those of 'preference', which is for dpo, orpo, cpo, simpo and reward, not for sft" in capsys.readouterr().err
+    assert run_cli(["preprocess", config(eval_fraction=None), "--set", "method=dpo"]) == 2
+    assert "the columns messages can't be used by dpo, orpo, cpo, simpo and reward" in capsys.readouterr().err
+
+
+def test_check_of_a_preference_config_imports_no_torch(config, jsonl):
+    path = config(train=jsonl([PAIR], "pairs.jsonl"), eval_fraction=None)
+    code = f"""
+import sys
+from longline.cli import run_cli
+status = run_cli(["check", {path!r}, "--set", "method=dpo"])
+assert not {{"torch", "transformers", "pyarrow"}} & set(sys.modules), sorted(sys.modules)
+sys.exit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -168,14 +168,28 @@ class Console:
             self.console.print("  go on with the same command and --resume")
 
 
-LIVE = {"loss": ("loss", ".3f"), "eval_loss": ("eval", ".3f"), "learning_rate": ("lr", ".1e")}
-ORDER = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
+LIVE = {
+    "loss": ("loss", ".3f"),
+    "eval_loss": ("eval", ".3f"),
+    "rewards/margins": ("margin", ".2f"),
+    "margin": ("margin", ".2f"),
+    "reward": ("reward", ".2f"),
+    "learning_rate": ("lr", ".1e"),
+}
+"""What the live line shows, under which name and how: as much as fits into 80 columns for each method."""
+PLAIN = (
+    *("loss", "reward", "reward_std", "rewards/margins", "rewards/accuracies", "margin", "accuracy", "kl"),
+    *("completions/mean_length", "learning_rate", "grad_norm", "runtime", "epoch"),
+)
+"""What plain lines show, in this order, of training, `eval_` and `train_`; all that is logged is in log.jsonl."""
 
 
 def _numbers(logs: Mapping[str, Any]) -> str:
-    names = [name for name in ORDER if name in logs] + [name for name in logs if name not in (*ORDER, "num_tokens")]
+    names = [f"{prefix}{name}" for name in PLAIN for prefix in ("", "eval_", "train_")]
     return "  ".join(
-        f"{name} {logs[name]:.4g}" if isinstance(logs[name], (int, float)) else f"{name} {logs[name]}" for name in names
+        f"{name} {logs[name]:.4g}" if isinstance(logs[name], (int, float)) else f"{name} {logs[name]}"
+        for name in names
+        if name in logs
     )
 
 

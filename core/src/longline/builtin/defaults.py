@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+    from longline.events import RewardFunction
     from longline.hookspecs import LossFunction
     from longline.run import Run
 
 
 class Defaults:
     """What a run does when no plugin answers."""
+
+    @hookimpl
+    def provide_reward_functions(self, run: Run) -> list[RewardFunction] | None:
+        """Answer with what the config's `rewards` name."""
+        from longline.rewards import load_rewards
+
+        return load_rewards(run.config.rewards, run.loaded.path.parent) or None
 
     @hookimpl
     def provide_trainer_class(self, run: Run) -> type[Trainer]:
@@ -33,7 +41,7 @@ class Defaults:
         """Answer with the collator of the plan's layout."""
         from longline.data.collate import Collator
 
-        return Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout)
+        return Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout, max_length=run.config.data.max_length)
 
     @hookimpl
     def provide_loss(self) -> LossFunction:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longline import __version__
+from longline import __version__, telemetry
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError
 from longline.nearest import did_you_mean
 
@@ -151,6 +151,7 @@ def run_cli(args: list[str] | None = None) -> int:
 
     `args` leaves out the program's name; None takes sys.argv.
     """
+    telemetry.off_by_default()
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args or bool(os.environ.get(DEBUG))
     args = [argument for argument in args if argument != "--debug"]  # it may stand before or after the command

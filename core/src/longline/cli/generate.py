@@ -12,7 +12,7 @@ import click
 
 from longline.artifacts import write_atomically
 from longline.cli.options import set_option
-from longline.errors import DataError, ModelError
+from longline.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from longline.inference import Sampling
@@ -62,6 +62,10 @@ def command(
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
     found = inference.find_target(target, overrides, base=base, checkpoint=checkpoint)
+    if found.head == "score" and found.weights:
+        raise ConfigError(
+            f"{found.name} is a reward model: it scores texts and writes none", hint="--base answers with its base"
+        )
     model, tokenizer = inference.load(found)
     talk = _Talk(model, tokenizer, inference.Sampling(max_new_tokens, temperature, top_p), system, raw)
     if file:

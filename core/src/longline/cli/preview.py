@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from longline.data import Prepared
 
-TRAINED, MASKED = "bold green", "dim"
+TRAINED, REJECTED, MASKED = "bold green", "bold red", "dim"
 SPECIAL = "magenta"
 
 
@@ -33,8 +34,9 @@ SPECIAL = "magenta"
 def command(config: Path, overrides: tuple[str, ...], rows: int, split: Literal["train", "eval"], index: int) -> None:
     """Show rows of CONFIG's data with trained and masked tokens in colour, then counts.
 
-    Trained tokens are bold green, masked ones dim, special tokens magenta. Without colour, ⟦ and ⟧ stand around what is
-    trained.
+    Trained tokens are bold green (bold red in answers that are rejected or bad), masked ones dim, special tokens magenta.
+    Without colour, ⟦ and ⟧ stand around what is trained. A prompt for generation is followed by the columns that reward
+    functions get.
     """
     from rich.console import Console
 
@@ -66,17 +68,43 @@ def _samples(
 ) -> Iterator[tuple[str, Text]]:
     """Each sample of a row, with a heading that says where it comes from."""
     lengths = row.get("seq_lengths") or [len(row["input_ids"])]
+    labels = row.get("labels") or [-100] * len(row["input_ids"])
+    parts = _parts(data.report.layout, row, len(lengths))
+    row_ids = row["row_ids"] if len(row["row_ids"]) == len(lengths) else row["row_ids"] * len(lengths)
     start = 0
-    for position, (length, row_id) in enumerate(zip(lengths, row["row_ids"], strict=True), start=1):
-        ids, labels = row["input_ids"][start : start + length], row["labels"][start : start + length]
+    for length, row_id, (part, style) in zip(lengths, row_ids, parts, strict=True):
+        ids, own = row["input_ids"][start : start + length], labels[start : start + length]
         start += length
-        trained = sum(label != -100 for label in labels)
-        part = f", sample {position} of {len(lengths)}" if len(lengths) > 1 else ""
-        heading = f"{split} row {number}{part}: {data.origin(split, row_id)}: {length} tokens, {trained} trained"
-        yield heading.replace("[", r"\["), _marked(console, tokenizer, ids, labels)
+        trained = f", {sum(label != -100 for label in own)} trained" if "labels" in row else ""
+        heading = f"{split} row {number}{part}: {data.origin(split, row_id)}: {length} tokens{trained}"
+        text = _marked(console, tokenizer, ids, own, style)
+        yield heading.replace("[", r"\["), text.append_text(_columns(row["row"])) if "row" in row else text
 
 
-def _marked(console: Console, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int]) -> Text:
+def _parts(layout: str, row: Mapping[str, Any], count: int) -> list[tuple[str, str]]:
+    """What each sample of a row is called behind its number, and the style of what is trained in it."""
+    if layout == "pairs":
+        return [(", chosen", TRAINED), (", rejected", REJECTED)]
+    if layout == "labelled":
+        return [(", label true", TRAINED) if row["label"] else (", label false", REJECTED)]
+    names = [f", sample {position} of {count}" for position in range(1, count + 1)] if count > 1 else [""]
+    return [(name, TRAINED) for name in names]
+
+
+def _columns(text: str) -> Text:
+    """The columns of a prompt's row beside the prompt, one a line."""
+    from rich.text import Text
+
+    shown = Text()
+    for name, value in json.loads(text).items():
+        if name != "prompt":
+            shown.append(f"\n  {name}: ", style=MASKED).append(json.dumps(value, ensure_ascii=False))
+    return shown
+
+
+def _marked(
+    console: Console, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int], style: str
+) -> Text:
     """The text of a sample: styled on a terminal with colours, else with brackets around what is trained."""
     from rich.text import Text
 
@@ -87,7 +115,7 @@ def _marked(console: Console, tokenizer: PreTrainedTokenizerBase, ids: Sequence[
         text.append(opening if trained else "")
         tokens = [token for token, _ in group]
         for special, run in itertools.groupby(tokens, key=lambda token: token in tokenizer.all_special_ids):
-            style = f"{TRAINED if trained else MASKED}{' ' + SPECIAL if special else ''}"
-            text.append(str(tokenizer.decode(list(run), skip_special_tokens=False)), style=style)
+            both = f"{style if trained else MASKED}{' ' + SPECIAL if special else ''}"
+            text.append(str(tokenizer.decode(list(run), skip_special_tokens=False)), style=both)
         text.append(closing if trained else "")
     return text

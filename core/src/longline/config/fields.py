@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 TRAINER_CLASSES: dict[str, tuple[str, str]] = {
     "sft": ("transformers/training_args.py", "TrainingArguments"),
+    "dpo": ("trl/trainer/dpo_config.py", "DPOConfig"),
+    "kto": ("trl/trainer/kto_config.py", "KTOConfig"),
+    "orpo": ("trl/experimental/orpo/orpo_config.py", "ORPOConfig"),
+    "cpo": ("trl/experimental/cpo/cpo_config.py", "CPOConfig"),
+    "simpo": ("trl/experimental/cpo/cpo_config.py", "CPOConfig"),
+    "grpo": ("trl/trainer/grpo_config.py", "GRPOConfig"),
+    "rloo": ("trl/trainer/rloo_config.py", "RLOOConfig"),
+    "reward": ("trl/trainer/reward_config.py", "RewardConfig"),
 }
 """Method to the file and class of its arguments; base classes are followed, also into other files and packages."""
 
@@ -69,6 +77,46 @@ REFUSED_TRAINER_FIELDS: dict[str, str] = {
     "local_rank": "use `longline train CONFIG --nproc N`, or torchrun",
 }
 """Arguments that Longline sets itself, or that would do nothing under it: what to use instead."""
+
+_MODEL_SECTION = "the config's `model` section says what is loaded and how"
+_TABLES = "the plugin `completions` keeps and shows them"
+_NO_ENCODER = "Longline trains causal models; this is for encoder-decoders"
+_OF_TRL: dict[str, str] = {
+    "model_init_kwargs": _MODEL_SECTION,
+    "trust_remote_code": "use `model.trust_remote_code`",
+    "pad_token": "use `model.tokenizer.pad_token`",
+    "eos_token": "use `model.tokenizer.eos_token`",
+    "chat_template_path": "use `model.tokenizer.chat_template`",
+    "max_length": "use `data.max_length`",
+    "truncation_mode": "Longline cuts the end off; see `data.too_long`",
+    "padding_value": _COLLATOR,
+    "padding_free": "trl does not implement it at present",
+    "dataset_num_proc": "Longline prepares data in batches; nothing to set",
+    "is_encoder_decoder": _NO_ENCODER,
+    "generate_during_eval": "it needs another tracker; use `longline generate RUN` after the run",
+    "shuffle_dataset": "use `data.shuffle`",
+    "reward_weights": "give each of `rewards` its `weight`",
+    "log_completions": _TABLES,
+    "log_completions_hub_repo": _TABLES,
+    "log_unique_prompts": _TABLES,
+    "log_multimodal": _TABLES,
+    "num_completions_to_print": _TABLES,
+}
+_OF_METHOD: dict[str, dict[str, str]] = {
+    "dpo": {"pad_to_multiple_of": _COLLATOR},
+    "reward": {"pad_to_multiple_of": _COLLATOR},
+    "kto": {
+        "pad_to_multiple_of": _COLLATOR,
+        "train_sampling_strategy": "batches are fixed, because KTO pairs the rows of each; `data.shuffle` mixes them once",
+        "precompute_ref_log_probs": "each batch pairs its rows anew, so nothing can be computed before",
+        "precompute_ref_batch_size": "each batch pairs its rows anew, so nothing can be computed before",
+    },
+    "orpo": {"max_completion_length": _NO_ENCODER},
+    "cpo": {"max_completion_length": _NO_ENCODER},
+    "simpo": {"max_completion_length": _NO_ENCODER, "loss_type": "method simpo is this loss; use method cpo for the others"},
+    "grpo": {"train_sampling_strategy": "prompts come in groups; `data.shuffle` decides about their order"},
+    "rloo": {"train_sampling_strategy": "prompts come in groups; `data.shuffle` decides about their order"},
+}
 
 REFUSED_ADAPTER_FIELDS: dict[str, str] = {
     "peft_type": "use `adapter.type`",
@@ -117,8 +165,9 @@ _WORDS: dict[str, tuple[str, ...]] = {
 """Arguments typed as text that take only these words; transformers finds out late, or never."""
 
 
-_WIDER: dict[str, str] = {"fsdp": "bool | str | None"}
-"""Arguments that take more than their annotation says: transformers annotates `fsdp` for its own command line only."""
+_WIDER: dict[str, str] = {"fsdp": "bool | str | None", "loss_type": "str | list[str]"}
+"""Arguments that take more than their annotation says: transformers annotates `fsdp` for its own command line only, and trl's
+DPOConfig makes a list of one `loss_type`."""
 
 
 class Unknown:
@@ -144,6 +193,24 @@ class LibraryField:
 def trainer_fields(method: str) -> Mapping[str, LibraryField]:
     """Every argument of the method's arguments class; empty for an unknown method or when the library is not installed."""
     return _fields_of(*TRAINER_CLASSES[method]) if method in TRAINER_CLASSES else {}
+
+
+def refused_fields(method: str) -> Mapping[str, str]:
+    """The arguments of the method's class that are not set under `trainer`, each with what to use instead."""
+    trl = _OF_TRL if TRAINER_CLASSES.get(method, ("",))[0].startswith("trl/") else {}
+    return {**REFUSED_TRAINER_FIELDS, **trl, **_OF_METHOD.get(method, {})}
+
+
+@cache
+def loss_types(method: str) -> tuple[str, ...]:
+    """The words that the method's config and trainer compare `loss_type` with; trl finds out about others in the first step."""
+    config = TRAINER_CLASSES.get(method, ("", ""))[0]
+    files = [_locate(config), _locate(config.replace("_config.py", "_trainer.py"))] if config.startswith("trl/") else []
+    words: list[str] = []
+    for node in (node for path in files if path for node in ast.walk(_module(path))):
+        if isinstance(node, ast.Compare) and ast.unparse(node.left).rpartition(".")[2] == "loss_type":
+            words += [item.value for item in ast.walk(node) if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return tuple(dict.fromkeys(words))
 
 
 def adapter_fields() -> Mapping[str, LibraryField]:
@@ -298,9 +365,10 @@ def check_fields(root: Node, skip: Iterable[str] = ()) -> list[Problem]:
 
     Text that stands for a number (`${EPOCHS}`, or quoted) becomes one in the tree, so that the library is handed its own type.
     """
-    method = root.child("method")
+    node = root.child("method")
+    method = str(node.value) if node else "sft"
     sections: list[tuple[Keys, Mapping[str, LibraryField], Mapping[str, str], Iterable[str]]] = [
-        (("trainer",), trainer_fields(str(method.value) if method else "sft"), REFUSED_TRAINER_FIELDS, ()),
+        (("trainer",), trainer_fields(method), refused_fields(method), ()),
         (("adapter",), adapter_fields(), REFUSED_ADAPTER_FIELDS, AdapterSection.model_fields),
         (("model", "quantization"), quantization_fields(), {}, ()),
     ]

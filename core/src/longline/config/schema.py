@@ -1,7 +1,7 @@
 """The JSON schema (draft 2020-12) of a config file, for editors: our sections, the libraries' fields, plugins' options.
 
-It describes what may be written, so the short forms of `data.train` and `plugins` are in it, and `${NAME}` wherever a number or
-a word is expected.
+It describes what may be written, so the short forms of `data.train`, `rewards` and `plugins` are in it, and `${NAME}` wherever a
+number or a word is expected.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ _REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "des
 _REF = {"$ref": "#/$defs/Reference"}
 
 
-def build_schema(option_models: Mapping[str, type[BaseModel]], method: str = "sft") -> dict[str, Any]:
-    """The schema of a config whose plugins may be any of `option_models` (plugin name to its options model)."""
+def build_schema(option_models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """The schema of a config whose plugins may be any of `option_models` (plugin name to its options model).
+
+    What `trainer` may hold depends on `method`.
+    """
     schema = Config.model_json_schema()
     definitions = schema["$defs"]
     del definitions["PluginEntry"]
     properties = schema["properties"]
     for name in ("train", "eval"):
-        _sources(definitions["DataSection"]["properties"][name])
-    described = properties["trainer"].get("description", "")
-    trainer = _library(fields.trainer_fields(method), fields.REFUSED_TRAINER_FIELDS)
-    properties["trainer"] = _nullable({**trainer, "description": described})
+        _one_or_more(definitions["DataSection"]["properties"][name])
+    _one_or_more(properties["rewards"])
+    _trainers(schema, definitions)
     adapter = definitions["AdapterSection"]
     extra = _library(fields.adapter_fields(), fields.REFUSED_ADAPTER_FIELDS)["properties"]
     adapter["properties"] = {**extra, **adapter["properties"]}
@@ -47,14 +49,38 @@ def build_schema(option_models: Mapping[str, type[BaseModel]], method: str = "sf
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **allowed, "title": "Longline config"}
 
 
+def _trainers(schema: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """The trainer's fields of each method; those that are the same as sft's refer to them, since there are a hundred."""
+    own = {method: _library(fields.trainer_fields(method), fields.refused_fields(method)) for method in fields.TRAINER_CLASSES}
+    common = own["sft"]["properties"]
+    schema["allOf"] = []
+    for method, trainer in own.items():
+        if method != "sft":
+            trainer["properties"] = {
+                name: {"$ref": f"#/$defs/trainer.sft/properties/{name}"} if common.get(name) == field else field
+                for name, field in trainer["properties"].items()
+            }
+        definitions[f"trainer.{method}"] = trainer
+        given: dict[str, Any] = {"properties": {"method": {"const": method}}}
+        if method != "sft":
+            given["required"] = ["method"]
+        schema["allOf"].append({"if": given, "then": {"properties": {"trainer": _or_null(f"trainer.{method}")}}})
+    described = schema["properties"]["trainer"].get("description", "")
+    schema["properties"]["trainer"] = _nullable({"type": "object", "description": described})
+
+
+def _or_null(definition: str) -> dict[str, Any]:
+    return {"anyOf": [{"$ref": f"#/$defs/{definition}"}, {"type": "null"}]}
+
+
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """A section whose lines are all commented out reads as null, and is taken for empty."""
     outer: dict[str, Any] = {key: schema.pop(key) for key in ("description", "default") if key in schema}
     return {"anyOf": [schema, {"type": "null"}], **outer}
 
 
-def _sources(schema: dict[str, Any]) -> None:
-    """One path, one source, or a list of both."""
+def _one_or_more(schema: dict[str, Any]) -> None:
+    """One path or name, one section, or a list of both."""
     items = [{"type": "string"}, schema.pop("items")]
     array = {"type": "array", "items": {"anyOf": items}}
     if "minItems" in schema:

@@ -11,10 +11,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-Method = Literal["sft"]
+Method = Literal["sft", "dpo", "kto", "orpo", "cpo", "simpo", "grpo", "rloo", "reward"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
-Format = Literal["auto", "chat", "alpaca", "prompt_completion", "completion", "segments", "tokenized"]
+Format = Literal[
+    "auto",
+    "chat",
+    "alpaca",
+    "prompt_completion",
+    "completion",
+    "segments",
+    "tokenized",
+    "preference",
+    "unpaired",
+    "prompts",
+]
 
 
 class Section(BaseModel):
@@ -87,21 +98,30 @@ class ColumnsSection(Section):
     content: str | None = None
     """The key of a message's text (usual: content, value)."""
     system: str | None = None
-    """A column that holds a system prompt."""
+    """A column that holds a system prompt (usual: system; for preference, unpaired and prompts also system_prompt)."""
     tools: str | None = None
     """A column that holds tool definitions, as a list or as JSON text."""
     train: str | None = None
     """The key of a message's or segment's own trained-or-masked flag (usual: train)."""
     instruction: str | None = None
-    """alpaca: what is asked."""
+    """alpaca: what is asked; elsewhere another name for `question`."""
     input: str | None = None
-    """alpaca: further input."""
+    """alpaca, and beside a `question`: further input."""
     output: str | None = None
     """alpaca: the answer."""
     prompt: str | None = None
-    """prompt_completion: the text that is given."""
+    """prompt_completion, preference, unpaired, prompts: what is given, as messages, or as text that is taken as it is."""
+    question: str | None = None
+    """preference, unpaired, prompts: what the user asks; it goes through the chat template (usual: question, instruction,
+    query, input)."""
     completion: str | None = None
-    """prompt_completion: the text that is learnt."""
+    """prompt_completion: the text that is learnt; unpaired: the answer (usual: completion, response)."""
+    chosen: str | None = None
+    """preference: the better answer (usual: chosen, chosen_response)."""
+    rejected: str | None = None
+    """preference: the worse answer (usual: rejected, rejected_response)."""
+    label: str | None = None
+    """unpaired: whether the answer is a good one, true or false (usual: label)."""
     text: str | None = None
     """completion: the raw text; segments: the key of a piece's text."""
     segments: str | None = None
@@ -163,7 +183,8 @@ class DataSection(Section):
     max_length: Annotated[int, Field(ge=2)] = 1024
     """The longest sample, in tokens; with packing, the length of a pack."""
     too_long: Literal["truncate", "drop", "error"] = "truncate"
-    """What to do with a row of more than `max_length` tokens: cut its end off, leave it out, or stop."""
+    """What to do with a row of more than `max_length` tokens: cut its end off, leave it out, or stop. A prompt for grpo or rloo is
+    never cut: it is left out or stops."""
     packing: bool = False
     """Put several samples into one row of `max_length`, isolated from each other."""
     on_bad_row: Literal["stop", "skip"] = "stop"
@@ -171,11 +192,33 @@ class DataSection(Section):
     shuffle: bool = True
     """Mix the rows of all sources in an order fixed by `trainer.seed`, before packing."""
     add_eos: bool = True
-    """End `prompt_completion` and `completion` texts with the end-of-sequence token."""
+    """End texts that are learnt without a chat template with the end-of-sequence token."""
     cache_dir: Path | None = None
     """Where prepared data is kept. Default: the user's cache folder, or LONGLINE_CACHE."""
     cache: bool = True
     """Reuse prepared data when content, options and tokenizer are the same."""
+
+
+class RewardSection(Section):
+    """A function that scores what the policy answered; for grpo and rloo."""
+
+    function: Annotated[str, Field(min_length=1)]
+    """The name of an installed reward function, such as `reasoning_gym`, or `package.module:function`."""
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """What logs and tables call it; left out: the function's own name."""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Its share of the sum that advantages are computed from."""
+    options: dict[str, Any] = {}
+    """Keyword arguments that are passed to the function at every call."""
+
+
+def _rewards(value: Any) -> Any:
+    """Accepts `rewards: name`, and names within the list."""
+    if isinstance(value, (str, dict)):
+        value = [value]
+    if isinstance(value, list):
+        value = [{"function": item} if isinstance(item, str) else item for item in value]
+    return value
 
 
 class EarlyStoppingSection(Section):
@@ -236,7 +279,9 @@ class Config(Section):
     data: DataSection
     """The rows, and how they become tokens."""
     trainer: dict[str, Any] = {}
-    """Fields of the method's own arguments class: transformers.TrainingArguments for sft."""
+    """Fields of the method's own arguments class: transformers.TrainingArguments for sft, trl's config for the others."""
+    rewards: Annotated[list[RewardSection], BeforeValidator(_rewards)] = []
+    """grpo, rloo: the functions that score what the policy answered; one or a list."""
     plugins: Annotated[list[PluginEntry], BeforeValidator(_plugin_entries)] = []
     """A list of names, or a mapping of names to options; the order is the order of calls."""
     early_stopping: EarlyStoppingSection | None = None

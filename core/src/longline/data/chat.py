@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from longline.config.sections import ColumnsSection
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+Override = bool | None
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -41,6 +42,25 @@ class RowError(Exception):
     """A row can't be used; the message says why, the caller knows where."""
 
 
+def text_field(row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
+    """A text field of a row. Raises RowError."""
+    value = present(row, key)
+    if not isinstance(value, str):
+        raise RowError(f"the field {key!r} is a {type(value).__name__}, not text")
+    if not empty and not value.strip():
+        raise RowError(f"the field {key!r} is empty")
+    return value
+
+
+def present(row: Mapping[str, Any], key: str) -> Any:
+    """A field of a row that is there and not null. Raises RowError."""
+    if key not in row:
+        raise RowError(f"the field {key!r} is missing (found: {', '.join(map(str, row)) or 'none'})")
+    if row[key] is None:
+        raise RowError(f"the field {key!r} is null")
+    return row[key]
+
+
 class ChatReader:
     """Reads the conversations of one source.
 
@@ -65,6 +85,17 @@ class ChatReader:
 
     def build(self, raw: Any, row: Mapping[str, Any]) -> Conversation:
         """A conversation from raw messages and the row's system and tools columns."""
+        messages, overrides = self.messages(raw)
+        system = self.system(row)
+        if system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+            overrides.insert(0, None)
+        if self._needs_answer and not any(message["role"] == "assistant" for message in messages):
+            raise RowError("no message is by the assistant")
+        return Conversation(messages, overrides, self.tools(row))
+
+    def messages(self, raw: Any) -> tuple[list[dict[str, Any]], list[Override]]:
+        """A list of raw messages as ours, and for each whether it says itself to be learnt. Raises RowError."""
         if raw is None:
             raise RowError("the messages are null")
         if not isinstance(raw, list):
@@ -76,13 +107,7 @@ class ChatReader:
             message, override = self._message(item, number)
             messages.append(message)
             overrides.append(override)
-        system = self._system(row)
-        if system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
-            overrides.insert(0, None)
-        if self._needs_answer and not any(message["role"] == "assistant" for message in messages):
-            raise RowError("no message is by the assistant")
-        return Conversation(messages, overrides, self._tools(row))
+        return messages, overrides
 
     # --- one message ------------------------------------------------------------------------------
 
@@ -154,7 +179,8 @@ class ChatReader:
 
     # --- beside the messages ----------------------------------------------------------------------
 
-    def _system(self, row: Mapping[str, Any]) -> str | None:
+    def system(self, row: Mapping[str, Any]) -> str | None:
+        """The text of the row's system column; None when there is none or it is empty. Raises RowError."""
         key = self._names.system or "system"
         value = row.get(key)
         if value is None or value == "":
@@ -163,7 +189,8 @@ class ChatReader:
             raise RowError(f"the field {key!r} is a {type(value).__name__}, not text")
         return value
 
-    def _tools(self, row: Mapping[str, Any]) -> list[Any] | None:
+    def tools(self, row: Mapping[str, Any]) -> list[Any] | None:
+        """The tool definitions of the row. Raises RowError."""
         key = self._names.tools or "tools"
         value = row.get(key)
         if isinstance(value, str) and value.strip():

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from longline.data.chat import ChatReader, RowError
+from longline.data.chat import MESSAGE_COLUMNS, ChatReader, RowError, text_field
 from longline.data.masks import Conversation, Piece
+from longline.data.preference import Asked, Labelled, Pair, PreferenceReader
+from longline.data.shapes import Shape, fits, resolve
 from longline.errors import DataError
 
 if TYPE_CHECKING:
     from longline.config.sections import ColumnsSection, SourceSection, TrainOn
+    from longline.data.prepared import Layout
 
 Row = Mapping[str, Any]
-MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+PREFERENCE_FORMATS: dict[Layout, str] = {"pairs": "preference", "labelled": "unpaired", "prompts": "prompts"}
+"""The one format of each layout that is not for sft."""
+METHODS = {"preference": "dpo, orpo, cpo, simpo and reward", "unpaired": "kto", "prompts": "grpo and rloo"}
+"""Which methods train on a format that is not for sft."""
 
 NEEDS = {
     "chat": "messages (or conversations): a list of messages",
@@ -23,6 +29,9 @@ NEEDS = {
     "completion": "text",
     "segments": "segments: a list of {text, train}",
     "tokenized": "input_ids",
+    "preference": "chosen and rejected, and prompt or question unless both begin with it",
+    "unpaired": "prompt or question, completion and label; or messages and label",
+    "prompts": "prompt, question or messages",
 }
 """What each format looks for, for people."""
 
@@ -33,6 +42,9 @@ DEFAULT_TRAIN_ON: dict[str, TrainOn] = {
     "completion": "all",
     "segments": "completion",
     "tokenized": "completion",
+    "preference": "completion",
+    "unpaired": "completion",
+    "prompts": "completion",
 }
 
 ALLOWED_TRAIN_ON: dict[str, tuple[TrainOn, ...]] = {
@@ -42,6 +54,9 @@ ALLOWED_TRAIN_ON: dict[str, tuple[TrainOn, ...]] = {
     "completion": ("all",),
     "segments": ("completion", "all"),
     "tokenized": ("completion", "all"),
+    "preference": ("completion",),
+    "unpaired": ("completion",),
+    "prompts": ("completion",),
 }
 
 ALPACA_INPUT = (
@@ -63,19 +78,44 @@ class TokenRow:
     labels: list[int] | None
 
 
-Sample = Conversation | Piece | TokenRow
+Sample = Conversation | Piece | TokenRow | Pair | Labelled | Asked
 Converter = Callable[[Row], Sample]
 
 
-def guess(columns: Iterable[str], names: ColumnsSection, source: str) -> str:
-    """The format that the columns of a source mean. Raises DataError when none or several fit."""
+def allowed(layout: Layout) -> list[str]:
+    """The formats that a layout can use."""
+    return [PREFERENCE_FORMATS[layout]] if layout in PREFERENCE_FORMATS else [name for name in NEEDS if name not in METHODS]
+
+
+def refuse_unusable(format_: str, layout: Layout, source: str) -> None:
+    """Raise DataError for a format that the method can't train on."""
+    usable = allowed(layout)
+    if format_ not in usable:
+        raise DataError(
+            f"{source}: the format {format_!r} is for {METHODS.get(format_, 'sft')}, "
+            f"and {METHODS.get(usable[0], 'sft')} can use {' or '.join(usable)} only",
+            hint=f"change `method:`, or give rows as {_needs(usable)}",
+        )
+
+
+def _needs(formats: Iterable[str]) -> str:
+    return "; ".join(f"{name} needs {NEEDS[name]}" for name in formats)
+
+
+def guess(columns: Iterable[str], names: ColumnsSection, source: str, layout: Layout = "padded") -> str:
+    """The format that the columns of a source mean, of those that `layout` can use.
+
+    Raises DataError when none or several fit.
+    """
     found = set(columns)
+    if layout in PREFERENCE_FORMATS:
+        return _guess_preference(found, names, source, PREFERENCE_FORMATS[layout])
 
     def has(*wanted: str) -> bool:
         return all((getattr(names, name, None) or name) in found for name in wanted)
 
     messages = (names.messages,) if names.messages else MESSAGE_COLUMNS
-    fits = {
+    fit = {
         "chat": any(name in found for name in messages),
         "alpaca": has("instruction", "output"),
         "prompt_completion": has("prompt", "completion"),
@@ -83,14 +123,33 @@ def guess(columns: Iterable[str], names: ColumnsSection, source: str) -> str:
         "segments": has("segments"),
         "tokenized": has("input_ids"),
     }
-    fitting = [name for name, fit in fits.items() if fit]
+    fitting = [name for name, meant in fit.items() if meant]
     if len(fitting) == 1:
         return fitting[0]
-    needs = "; ".join(f"{name} needs {need}" for name, need in NEEDS.items() if not fitting or name in fitting)
+    needs = _needs(fitting or fit)
+    if not fitting and (other := next((name for name in METHODS if _is(name, names, found)), None)):
+        raise DataError(
+            f"{source}: the columns {', '.join(sorted(found))} are those of {other!r}, which is for {METHODS[other]}, not for sft",
+            hint="change `method:`, or set `format:` and `columns:` of this source",
+        )
     what = f"can be read as {' or '.join(fitting)}" if fitting else "fit no format"
     raise DataError(
         f"{source}: the columns {', '.join(sorted(found)) or '(none)'} {what}: {needs}",
         hint="set `format:` of this source, and `columns:` where names differ",
+    )
+
+
+def _is(format_: str, names: ColumnsSection, found: Collection[str]) -> bool:
+    """Whether columns can only be meant for this format; any column may be that of a prompt."""
+    return format_ != "prompts" and fits(format_, names, found)
+
+
+def _guess_preference(found: set[str], names: ColumnsSection, source: str, format_: str) -> str:
+    if fits(format_, names, found):
+        return format_
+    raise DataError(
+        f"{source}: the columns {', '.join(sorted(found)) or '(none)'} can't be used by {METHODS[format_]}: {_needs([format_])}",
+        hint="map the names with `columns:` of this source, or change `method:`",
     )
 
 
@@ -106,14 +165,28 @@ def resolve_train_on(section: SourceSection, wanted: TrainOn | None, format_: st
 
 
 def converter(
-    section: SourceSection, format_: str, train_on: TrainOn, *, has_template: bool, padded: bool, vocabulary: int
+    section: SourceSection,
+    format_: str,
+    train_on: TrainOn,
+    *,
+    has_template: bool,
+    padded: bool,
+    vocabulary: int,
+    shape: Shape | None = None,
 ) -> Converter:
     """The function that turns a row of this source into a sample; it raises RowError for a row that is broken.
 
     `has_template` says whether the tokenizer can render chats; `padded` that missing keys of a mapping come as null;
-    `vocabulary` is the number of its tokens.
+    `vocabulary` is the number of its tokens; `shape` is that of the formats which have one (`shape_of`).
     """
     names = section.columns
+    if shape is not None:
+        reader = PreferenceReader(
+            shape,
+            ChatReader(names.model_copy(update={"system": shape.system}), section.roles, needs_answer=False, padded=padded),
+        )
+        readers: dict[str, Converter] = {"preference": reader.pair, "unpaired": reader.labelled, "prompts": reader.asked}
+        return readers[format_]
     chat = ChatReader(names, section.roles, needs_answer=train_on != "all", padded=padded)
     if format_ == "chat":
         return chat.read
@@ -122,24 +195,15 @@ def converter(
     if format_ == "prompt_completion":
         return lambda row: _prompt_completion(row, names, chat, train_on)
     if format_ == "completion":
-        return lambda row: _whole(_text(row, names.text or "text"))
+        return lambda row: _whole(text_field(row, names.text or "text"))
     if format_ == "segments":
         return lambda row: _segments(row, names, train_on)
     return lambda row: _tokenized(row, names, train_on, vocabulary)
 
 
-def _text(row: Row, key: str, *, empty: bool = False) -> str:
-    """A text field of a row."""
-    if key not in row:
-        raise RowError(f"the field {key!r} is missing (found: {', '.join(map(str, row)) or 'none'})")
-    value = row[key]
-    if value is None:
-        raise RowError(f"the field {key!r} is null")
-    if not isinstance(value, str):
-        raise RowError(f"the field {key!r} is a {type(value).__name__}, not text")
-    if not empty and not value.strip():
-        raise RowError(f"the field {key!r} is empty")
-    return value
+def shape_of(format_: str, names: ColumnsSection, columns: Iterable[str], source: str) -> Shape | None:
+    """The columns that a format of METHODS reads; None for the others. Raises DataError where two could be meant."""
+    return resolve(format_, names, set(columns), source) if format_ in METHODS else None
 
 
 def _whole(text: str) -> Piece:
@@ -154,10 +218,10 @@ def _after(prompt: str, completion: str, train_on: TrainOn) -> Piece:
 
 def _alpaca(row: Row, names: ColumnsSection, chat: ChatReader | None, train_on: TrainOn) -> Sample:
     """Through the chat template if there is one, else by the prompt that the Alpaca authors published."""
-    instruction = _text(row, names.instruction or "instruction")
-    output = _text(row, names.output or "output")
+    instruction = text_field(row, names.instruction or "instruction")
+    output = text_field(row, names.output or "output")
     key = names.input or "input"
-    further = _text(row, key, empty=True) if row.get(key) is not None else ""
+    further = text_field(row, key, empty=True) if row.get(key) is not None else ""
     if chat is None:
         pattern = ALPACA_INPUT if further.strip() else ALPACA_PLAIN
         return _after(pattern.format(instruction=instruction, input=further), output, train_on)
@@ -180,7 +244,7 @@ def _prompt_completion(row: Row, names: ColumnsSection, chat: ChatReader, train_
         flags = [flag if own is None else own for own, flag in zip(conversation.overrides[-len(given) :], given, strict=True)]
         leading = [False] * (len(conversation.messages) - len(given))
         return Conversation(conversation.messages, [*leading, *flags], conversation.tools)
-    return _after(_text(row, first, empty=True), _text(row, second), train_on)
+    return _after(text_field(row, first, empty=True), text_field(row, second), train_on)
 
 
 def _segments(row: Row, names: ColumnsSection, train_on: TrainOn) -> Piece:
@@ -193,7 +257,7 @@ def _segments(row: Row, names: ColumnsSection, train_on: TrainOn) -> Piece:
     for number, part in enumerate(parts, start=1):
         if not isinstance(part, Mapping):
             raise RowError(f"piece {number} is a {type(part).__name__}, not a mapping")
-        piece = _text(part, text_key, empty=True)
+        piece = text_field(part, text_key, empty=True)
         flag = part.get(flag_key)
         if not isinstance(flag, bool):
             raise RowError(f"piece {number}: {flag_key!r} must be true or false")

@@ -93,6 +93,11 @@ class ChatMasker:
             spans.extend(span for span in found if span[0] < span[1])
         return Piece(rendering.text, spans, ends, chat=True)
 
+    def asked(self, conversation: Conversation) -> Piece:
+        """A prompt up to where the answer begins; nothing of it is learnt. Raises TemplateError."""
+        rendering = self.template.render(conversation.messages, conversation.tools, add_generation_prompt=True)
+        return Piece(rendering.text, [], chat=True)
+
     def _render(self, conversation: Conversation) -> tuple[Conversation, Rendering]:
         """Render; a template that refuses a tool call gets its arguments as JSON text (DeepSeek), or an empty content."""
         forms = [conversation, *_other_forms(conversation)]

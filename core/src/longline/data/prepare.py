@@ -14,10 +14,12 @@ from longline.data import mixing
 from longline.data.cache import CacheBroken, Entry, cache_root, fingerprint
 from longline.data.packing import efficiency, pack
 from longline.data.pipeline import SourceRun, Tools
-from longline.data.prepared import Layout, Origins, Prepared, Table
-from longline.data.report import LISTED_BAD_ROWS, DataReport, SourceReport, SplitReport
-from longline.data.samples import PACKED_SCHEMA, PADDED_SCHEMA, Builder, Samples, record_batches
+from longline.data.prepared import PACKED, Layout, Origins, Prepared, Table
+from longline.data.prompts import complete_rows
+from longline.data.report import DataReport, SourceReport, SplitReport
+from longline.data.samples import SCHEMAS, Builder, Samples, record_batches
 from longline.data.sources import Source, open_source
+from longline.data.verdicts import judge
 from longline.errors import DataError
 
 if TYPE_CHECKING:
@@ -103,15 +105,16 @@ def build(
     """Do the work without the cache."""
     started = time.perf_counter()
     report = DataReport(max_length=section.max_length, layout=layout, fingerprint=key)
-    tools = Tools.of(section, tokenizer)
+    tools = Tools.of(section, tokenizer, layout)
     samples = {
         split: _collect(tools, sections, opened[split], split, report)
         for split, sections in (("train", section.train), ("eval", section.eval))
         if sections
     }
-    _refuse_bad_rows(section, report)
-    _refuse_untrained(report)
-    tables = _tables(section, samples, opened, report, seed=seed, packed=layout != "padded")
+    judge(section, report)
+    if layout == "prompts":
+        complete_rows(samples, opened)
+    tables = _tables(section, samples, opened, report, seed=seed, layout=layout)
     report.seconds = time.perf_counter() - started
     return tables, report
 
@@ -136,48 +139,6 @@ def _collect(
     return builder.build()
 
 
-def _refuse_bad_rows(section: DataSection, report: DataReport) -> None:
-    if not report.bad:
-        return
-    rows = [row for source in report.sources for row in source.bad_rows][:LISTED_BAD_ROWS]
-    if section.on_bad_row == "stop":
-        more = f"\n  and {report.bad - len(rows)} more" if report.bad > len(rows) else ""
-        plural = "row" if report.bad == 1 else "rows"
-        raise DataError(
-            f"{report.bad} {plural} can't be used:\n  " + "\n  ".join(map(str, rows)) + more,
-            hint="repair them, or leave them out with data.on_bad_row: skip",
-        )
-    report.warnings.append(f"{report.bad} rows could not be used and were left out")
-
-
-def _refuse_untrained(report: DataReport) -> None:
-    """A set of which nothing is learnt, or in which no answer ever ends, is a mistake."""
-    for split in ("train", "eval"):
-        own = [source for source in report.sources if source.split == split]
-        if own and not sum(source.trained_tokens for source in own):
-            counts = {
-                name: sum(getattr(source, name) for source in own)
-                for name in ("rows", "bad", "dropped", "untrained", "truncated")
-            }
-            what = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            raise DataError(f"nothing of the {split} data is learnt ({what})", hint="look at data.train_on and data.max_length")
-    for source in report.sources:
-        if source.format == "chat" and source.split == "train" and source.kept and not source.terminators:
-            raise DataError(
-                f"{source.name}: no answer's end-of-turn token is learnt, so the model would never learn to stop "
-                f"({source.truncated} of {source.kept} rows truncated)",
-                hint="raise data.max_length, or look at whether the chat template ends answers with a token of this tokenizer",
-            )
-        if source.straddling:
-            report.warnings.append(
-                f"{source.name}: in {source.straddling} rows a token joins the end of what is masked with the start of what is "
-                "learnt, and is masked; where a space is between them, put it at the start of what is learnt"
-            )
-        if source.untrained:
-            where = ", ".join(source.untrained_rows[:3]) + (" ..." if source.untrained > 3 else "")
-            report.warnings.append(f"{source.name}: {source.untrained} rows have nothing to learn and were left out ({where})")
-
-
 def _tables(
     section: DataSection,
     samples: dict[str, Samples],
@@ -185,7 +146,7 @@ def _tables(
     report: DataReport,
     *,
     seed: int,
-    packed: bool,
+    layout: Layout,
 ) -> dict[str, Table]:
     """The data set of each split."""
     whole = np.arange(len(samples["train"]))
@@ -204,7 +165,7 @@ def _tables(
             weights = [1.0] * len(weights)
         order = mixing.weighted(positions, samples[origin].sources, weights, seed)
         tables[split] = _table(
-            section, samples[origin], opened[origin], positions, order, split=split, seed=seed, packed=packed
+            section, samples[origin], opened[origin], positions, order, split=split, seed=seed, layout=layout
         )
     report.train = tables["train"].report
     report.eval = tables["eval"].report if "eval" in tables else None
@@ -220,15 +181,16 @@ def _table(
     *,
     split: str,
     seed: int,
-    packed: bool,
+    layout: Layout,
 ) -> Table:
     """Order, pack, gather and count one split. Row ids number the samples of the split, in the order of the sources."""
     if section.shuffle and split == "train":
         order = mixing.shuffled(order, seed)
     lengths = samples.lengths[order]
     rows: list[list[int]] = [[int(sample)] for sample in order]
-    counts = SplitReport(len(order), len(order), int(lengths.sum()), int(samples.trained[order].sum()), int(lengths.max()))
-    if packed:
+    longest = int(samples.widths(layout)[order].max())
+    counts = SplitReport(len(order), len(order), int(lengths.sum()), int(samples.trained[order].sum()), longest)
+    if layout in PACKED:
         packs = pack(lengths, section.max_length)
         packs = mixing.shuffled_packs(packs, seed) if section.shuffle and split == "train" else sorted(packs)
         rows = [order[members].tolist() for members in packs]
@@ -236,8 +198,8 @@ def _table(
         counts.efficiency = efficiency(lengths, len(packs), section.max_length)
     numbers = np.full(len(samples), -1, dtype=np.int64)
     numbers[positions] = np.arange(len(positions))
-    batches = list(record_batches(samples, rows, numbers, packed=packed))
-    return Table(batches, PACKED_SCHEMA if packed else PADDED_SCHEMA, counts, _origins(samples, opened, positions))
+    batches = list(record_batches(samples, rows, numbers, layout=layout))
+    return Table(batches, SCHEMAS[layout], counts, _origins(samples, opened, positions))
 
 
 def _origins(samples: Samples, opened: Sequence[Source], positions: Longs) -> Origins:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from longline.data.report import DataReport, SplitReport
 
-Layout = Literal["padded", "rows", "flat"]
+Layout = Literal["padded", "rows", "flat", "pairs", "labelled", "prompts"]
+"""How rows are laid out: samples one by one (padded) or packed (rows, flat), pairs of answers, labelled answers, prompts."""
 Split = Literal["train", "eval"]
+PACKED: frozenset[Layout] = frozenset({"rows", "flat"})
+"""The layouts in which several samples share a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Prepared:
 
     `train` and `eval` have the columns input_ids and labels (list<int32>, -100 where masked), length (int32), row_ids
     (list<int32>: the samples in the row) and, when packed, seq_lengths (list<int32>).
+
+    In the layout `pairs` a row is the chosen text and behind it the rejected one, of seq_lengths tokens, both with the prompt;
+    its length is that of the longer one. `labelled` has a bool column `label` too. `prompts` has no labels: input_ids are the
+    prompt up to where the answer begins, and `row` is the JSON text of what reward functions get.
     """
 
     train: Dataset

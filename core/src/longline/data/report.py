@@ -25,7 +25,10 @@ class SourceReport:
     """The counts of one source. `rows` are the rows read, bad ones included; tokens are counted after truncation.
 
     `untrained` rows have nothing to learn and are left out; `terminators` are the end-of-turn tokens that are learnt; in
-    `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked.
+    `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked (in answers to compare it is
+    learnt). Rows are pairs, labelled answers or prompts where the method asks for these; the tokens of a pair are those of
+    both answers, each with the prompt. `identical` pairs do not differ within max_length and are left out; `good` counts
+    the labels that are true.
     """
 
     name: str
@@ -42,6 +45,9 @@ class SourceReport:
     dropped: int = 0
     untrained: int = 0
     untrained_rows: list[str] = field(default_factory=list)
+    identical: int = 0
+    identical_rows: list[str] = field(default_factory=list)
+    good: int = 0
     tokens: int = 0
     trained_tokens: int = 0
     terminators: int = 0
@@ -63,7 +69,10 @@ class SourceReport:
 
 @dataclass(slots=True)
 class SplitReport:
-    """One split as it is trained on: samples (after weights), rows of the data set (packs when packed), tokens in them."""
+    """One split as it is trained on: samples (after weights), rows of the data set (packs when packed), tokens in them.
+
+    A pair, a labelled answer or a prompt is a sample; `longest` of a pair is the longer answer with its prompt.
+    """
 
     samples: int = 0
     rows: int = 0

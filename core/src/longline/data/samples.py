@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from longline.data.prepared import PACKED
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from longline.data.tokenize import Ints, Tokens
+    from longline.data.prepared import Layout
+    from longline.data.prompts import PromptRow
+    from longline.data.tokenize import Ints
 
 Longs = NDArray[np.int64]
 IGNORED = -100
@@ -24,6 +28,17 @@ PADDED_SCHEMA = pa.schema(
     {"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "length": pa.int32(), "row_ids": pa.list_(pa.int32())}
 )
 PACKED_SCHEMA = PADDED_SCHEMA.append(pa.field("seq_lengths", pa.list_(pa.int32())))
+SCHEMAS: dict[Layout, pa.Schema] = {
+    "padded": PADDED_SCHEMA,
+    "rows": PACKED_SCHEMA,
+    "flat": PACKED_SCHEMA,
+    "pairs": PACKED_SCHEMA,
+    "labelled": PADDED_SCHEMA.append(pa.field("label", pa.bool_())),
+    "prompts": PADDED_SCHEMA.remove(1).append(pa.field("row", pa.large_string())),
+}
+"""The columns of a data set in each layout."""
+Extra: TypeAlias = "int | bool | PromptRow | None"
+"""What a sample has beside its tokens: of a pair how many tokens are the chosen one's, a label, or a prompt's row."""
 
 
 @dataclass(slots=True)
@@ -37,11 +52,20 @@ class Samples:
     files: Ints
     lines: Longs
     sources: Ints
+    extras: list[Extra]
 
     @property
     def lengths(self) -> Longs:
         """Tokens in each sample."""
         return np.diff(self.offsets)
+
+    def widths(self, layout: Layout) -> Longs:
+        """How long a row of the batch each sample needs: of a pair, the longer one."""
+        if layout != "pairs":
+            return self.lengths
+        heads = np.array(self.extras, dtype=np.int64)
+        longer: Longs = np.maximum(heads, self.lengths - heads)
+        return longer
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -58,16 +82,18 @@ class Builder:
     files: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
+    extras: list[Extra] = field(default_factory=list)
 
-    def add(self, tokens: Tokens, trained: int, file: int, line: int, source: int) -> None:
+    def add(self, ids: Ints, labels: Ints, trained: int, file: int, line: int, source: int, extra: Extra = None) -> None:
         """Append one sample."""
-        self.ids.append(tokens.ids)
-        self.labels.append(tokens.labels)
-        self.lengths.append(len(tokens.ids))
+        self.ids.append(ids)
+        self.labels.append(labels)
+        self.lengths.append(len(ids))
         self.trained.append(trained)
         self.files.append(file)
         self.lines.append(line)
         self.sources.append(source)
+        self.extras.append(extra)
 
     def build(self) -> Samples:
         """Everything added so far, as flat columns; the parts are given up."""
@@ -85,11 +111,12 @@ class Builder:
             np.array(self.files, dtype=np.int32),
             np.array(self.lines, dtype=np.int64),
             np.array(self.sources, dtype=np.int32),
+            self.extras,
         )
 
 
 def record_batches(
-    samples: Samples, rows: Sequence[Sequence[int]] | Sequence[Longs], numbers: Longs, *, packed: bool
+    samples: Samples, rows: Sequence[Sequence[int]] | Sequence[Longs], numbers: Longs, *, layout: Layout
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a data set, each made of the samples that it lists; `numbers[i]` is what sample i is called in row_ids."""
     lengths = samples.lengths
@@ -97,12 +124,12 @@ def record_batches(
     for end, row in enumerate(rows, start=1):
         count += int(sum(lengths[member] for member in row))
         if count >= BATCH_TOKENS or end == len(rows):
-            yield _record_batch(samples, rows[start:end], numbers, packed=packed)
+            yield _record_batch(samples, rows[start:end], numbers, layout)
             start, count = end, 0
 
 
 def _record_batch(
-    samples: Samples, rows: Sequence[Sequence[int]] | Sequence[Longs], numbers: Longs, *, packed: bool
+    samples: Samples, rows: Sequence[Sequence[int]] | Sequence[Longs], numbers: Longs, layout: Layout
 ) -> pa.RecordBatch:
     """One batch; the gather is one numpy operation for all its tokens."""
     members = np.fromiter((member for row in rows for member in row), dtype=np.int64)
@@ -119,9 +146,25 @@ def _record_batch(
         "length": pa.array(np.diff(bounds)),
         "row_ids": _lists(edges, numbers[members].astype(np.int32)),
     }
-    if packed:
+    if layout in PACKED:
         columns["seq_lengths"] = _lists(edges, lengths.astype(np.int32))
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=PACKED_SCHEMA if packed else PADDED_SCHEMA)
+    elif layout != "padded":
+        columns |= _beside(samples, members, lengths, layout)
+    schema = SCHEMAS[layout]
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _beside(samples: Samples, members: Longs, lengths: Longs, layout: Layout) -> dict[str, pa.Array]:
+    """What a row of one sample has beside its tokens."""
+    extras = [samples.extras[member] for member in members]
+    if layout == "labelled":
+        return {"label": pa.array(extras, type=pa.bool_())}
+    if layout == "prompts":
+        return {"row": pa.array([extra.text for extra in extras], type=pa.large_string())}
+    heads = np.array(extras, dtype=np.int32)
+    both = np.stack([heads, lengths.astype(np.int32) - heads], axis=1)
+    edges = np.arange(0, 2 * len(extras) + 1, 2, dtype=np.int32)
+    return {"seq_lengths": _lists(edges, both.ravel()), "length": pa.array(both.max(axis=1))}
 
 
 def _lists(offsets: Ints, values: Ints) -> pa.Array:

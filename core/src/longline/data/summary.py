@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from longline.data.report import DataReport, SourceReport, SplitReport
 
+_UNITS = {"pairs": "pairs", "labelled": "labelled answers", "prompts": "prompts"}
+"""What a row of a layout is called; else it is a sample."""
+
 
 def summary(report: DataReport, *, warnings: bool = True) -> list[str]:
     """Describe every source, every split, bad rows, warnings (a run raises them as alerts instead) and the cache."""
     lines = []
     for source in report.sources:
-        lines.extend(_source(source))
+        lines.extend(_source(source, report.layout))
     lines.append(_split("train", report.train, report))
     if report.eval is not None:
         lines.append(_split("eval", report.eval, report))
@@ -24,16 +27,17 @@ def summary(report: DataReport, *, warnings: bool = True) -> list[str]:
     return lines
 
 
-def _source(source: SourceReport) -> list[str]:
+def _source(source: SourceReport, layout: str) -> list[str]:
     """Show what came of one source, then its bad rows."""
     how = f"{source.format}{' (guessed)' if source.guessed else ''}{', ' + source.note if source.note else ''}"
     weight = f", weight {source.weight:g}" if source.weight != 1 else ""
     facts = [f"{source.rows} rows"]
     counts = {"bad": source.bad, "too long, dropped": source.dropped, "truncated": source.truncated}
     counts["without anything to learn, left out"] = source.untrained
+    counts["with answers that are the same within max_length, left out"] = source.identical
     facts += [f"{count} {what}" for what, count in counts.items() if count]
-    share = source.trained_tokens / source.tokens if source.tokens else 0.0
-    facts.append(f"{source.kept} kept: {source.tokens} tokens, {source.trained_tokens} trained ({share:.1%})")
+    labels = f" ({source.good} good, {source.kept - source.good} bad)" if layout == "labelled" else ""
+    facts.append(f"{source.kept} {_UNITS.get(layout, '')} kept{labels}: ".replace("  ", " ") + _tokens(source, layout))
     lines = [f"{source.split} {source.name}: {how}{weight}", "  " + ", ".join(facts)]
     lines += [f"  bad: {row}" for row in source.bad_rows]
     if source.bad > len(source.bad_rows):
@@ -41,9 +45,16 @@ def _source(source: SourceReport) -> list[str]:
     return lines
 
 
+def _tokens(counts: SourceReport | SplitReport, layout: str) -> str:
+    """How many tokens there are, and how many of them are learnt unless they are prompts."""
+    if layout == "prompts":
+        return f"{counts.tokens} tokens"
+    share = counts.trained_tokens / counts.tokens if counts.tokens else 0.0
+    return f"{counts.tokens} tokens, {counts.trained_tokens} trained ({share:.1%})"
+
+
 def _split(name: str, split: SplitReport, report: DataReport) -> str:
-    share = split.trained_tokens / split.tokens if split.tokens else 0.0
-    text = f"{name}: {split.samples} samples, {split.tokens} tokens, {split.trained_tokens} trained ({share:.1%})"
+    text = f"{name}: {split.samples} {_UNITS.get(report.layout, 'samples')}, {_tokens(split, report.layout)}"
     text += f", longest {split.longest} of {report.max_length}"
     if split.efficiency is not None:
         text += f", in {split.packs} packs, {split.efficiency:.1%} full"

@@ -27,7 +27,7 @@ Ints = NDArray[np.int32]
 class Tokens:
     """One sample: ids and labels (int32, equally long), and how many end-of-turn tokens are learnt.
 
-    `straddles`: a token starts before a learnt span and ends in it; it is masked.
+    `straddles`: a token starts before a learnt span and ends in it; it is masked unless `encode` was told otherwise.
     """
 
     ids: Ints
@@ -71,25 +71,31 @@ class Encoder:
         finally:
             backend.post_processor = processor
 
-    def encode(self, pieces: Sequence[Piece], *, raw: bool, add_eos: bool, limit: int | None) -> list[Tokens]:
+    def encode(
+        self, pieces: Sequence[Piece], *, raw: bool, add_eos: bool, limit: int | None, across: bool = False
+    ) -> list[Tokens]:
         """Tokenise `pieces`. `raw` texts get the tokenizer's own first tokens, and with `add_eos` its last one.
 
-        `limit` cuts longer samples to so many tokens.
+        `limit` cuts longer samples to so many tokens. `across`: a token that starts before a learnt span and ends in it is
+        learnt, since answers to one prompt may differ in nothing else.
         """
         encodings = self.backend.encode_batch([piece.text for piece in pieces], add_special_tokens=False)
         prefix = self.prefix if raw else []
         suffix = [self.eos] if raw and add_eos and self.eos is not None else []
-        return [_labelled(piece, encoding, prefix, suffix, limit) for piece, encoding in zip(pieces, encodings, strict=True)]
+        return [
+            _labelled(piece, encoding, prefix, suffix, limit, across) for piece, encoding in zip(pieces, encodings, strict=True)
+        ]
 
 
-def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int], limit: int | None) -> Tokens:
+def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int], limit: int | None, across: bool) -> Tokens:
     """Labels from spans: the ids inside them, IGNORED elsewhere and on the first token, which nothing predicts."""
     ids = np.array(encoding.ids, dtype=np.int32)
     labels = np.full(len(ids), IGNORED, dtype=np.int32)
     straddles = False
     for start, end in piece.spans:
         first, last = _token_at(encoding, start, len(piece.text)), _token_at(encoding, end, len(piece.text))
-        straddles = straddles or (first > 0 and encoding.token_to_chars(first - 1)[1] > start)
+        if first > 0 and encoding.token_to_chars(first - 1)[1] > start:
+            straddles, first = True, first - across
         labels[first:last] = ids[first:last]
     ends = [_token_at(encoding, end, len(piece.text)) + len(prefix) for end in piece.terminators]
     if suffix and (not len(ids) or ids[-1] != suffix[0]):

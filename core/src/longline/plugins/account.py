@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from longline.hookspecs import hook_facts
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,11 +23,15 @@ class HookCost:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the account: the sum of one plugin over its hooks."""
+    """A line of the account: the sum of one plugin over its hooks; `repeated` are the seconds in hooks that fire again and again.
+
+    The rest of `seconds` was paid once: starting, loading, ending.
+    """
 
     plugin: str
     calls: int
     seconds: float
+    repeated: float
     failures: int
     last_error: str | None
     core: bool
@@ -56,6 +62,11 @@ class Account:
         return sum(row.seconds for row in self.rows() if not row.core)
 
     @property
+    def step_seconds(self) -> float:
+        """What all plugins took in hooks that fire again and again while a run trains."""
+        return sum(row.repeated for row in self.rows() if not row.core)
+
+    @property
     def failures(self) -> int:
         """How many calls of plugins failed."""
         return sum(row.failures for row in self.rows())
@@ -68,19 +79,25 @@ class Account:
         return {"plugins": _called(self.plugins), "core": _called(self.core), "bus_seconds": round(self.bus_seconds, 6)}
 
     def table(self, train_seconds: float) -> Table:
-        """The account as a table; shares are of `train_seconds`, and the last lines are all plugins and the bus itself."""
+        """The account as a table; the last lines are all plugins and the bus itself.
+
+        Shares are of `train_seconds`, and of those hooks that fire again and again: what starts a tracker would be another share
+        in a longer run.
+        """
         from rich.table import Table
 
         table = Table(title="hook account", title_justify="left")
         table.add_column("plugin")
-        for column in ("calls", "seconds", "of training", "failures"):
+        for column in ("calls", "seconds", "in steps", "of training", "failures"):
             table.add_column(column, justify="right")
         for row in self.rows():
             failures = str(row.failures) if row.failures else ""
-            table.add_row(row.plugin, str(row.calls), f"{row.seconds:.3f}", share(row.seconds, train_seconds), failures)
+            times = (f"{row.seconds:.3f}", f"{row.repeated:.3f}", share(row.repeated, train_seconds))
+            table.add_row(row.plugin, str(row.calls), *times, failures)
         table.add_section()
-        table.add_row("all plugins", "", f"{self.plugin_seconds:.3f}", share(self.plugin_seconds, train_seconds), "")
-        table.add_row("the bus itself", "", f"{self.bus_seconds:.3f}", share(self.bus_seconds, train_seconds), "")
+        times = (f"{self.plugin_seconds:.3f}", f"{self.step_seconds:.3f}", share(self.step_seconds, train_seconds))
+        table.add_row("all plugins", "", *times, "")
+        table.add_row("the bus itself", "", f"{self.bus_seconds:.3f}", "", share(self.bus_seconds, train_seconds), "")
         return table
 
 
@@ -93,12 +110,13 @@ def share(seconds: float, train_seconds: float) -> str:
 
 
 def _row(name: str, hooks: dict[str, HookCost], *, core: bool) -> Row:
-    costs = list(hooks.values())
+    costs, facts = list(hooks.values()), hook_facts()
     errors = [cost.last_error for cost in costs if cost.last_error]
     return Row(
         plugin=name,
         calls=sum(cost.calls for cost in costs),
         seconds=sum(cost.seconds for cost in costs),
+        repeated=sum(cost.seconds for name, cost in hooks.items() if (fact := facts.get(name)) and fact.repeated),
         failures=sum(cost.failures for cost in costs),
         last_error=errors[-1] if errors else None,
         core=core,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from longline.distributed import most
+from longline.events import Completions
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class HookBridge(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Weights changed; if a signal came on any rank, save and stop here, on all ranks at the same step."""
+        self._tell_completions(state.global_step)
         self.run.hook.on_step_end(run=self.run, step=state.global_step)
         if self._asked_to_stop():
             self._stop(control, save=True)
@@ -60,8 +62,11 @@ class HookBridge(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """The trainer logs."""
-        self.run.record(logs or {}, state.global_step, state.epoch or 0.0)
-        self.run.hook.on_log(run=self.run, logs=MappingProxyType(dict(logs or {})), step=state.global_step)
+        metrics = dict(logs or {})
+        self.run.hook.pre_log(run=self.run, logs=metrics, step=state.global_step)
+        self.run.added_metrics.update(metrics.keys() - (logs or {}).keys())
+        self.run.record(metrics, state.global_step, state.epoch or 0.0)
+        self.run.hook.on_log(run=self.run, logs=MappingProxyType(metrics), step=state.global_step)
 
     def on_evaluate(
         self,
@@ -78,6 +83,14 @@ class HookBridge(TrainerCallback):
         """A checkpoint is complete."""
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.run.hook.on_checkpoint(run=self.run, path=path, step=state.global_step)
+
+    def _tell_completions(self, step: int) -> None:
+        """Tell what this step was made of; methods that compare nothing have noted nothing."""
+        rows = self.trainer.take_noted()
+        if rows:
+            score = "margin" if "margin" in rows[0] else "reward"
+            completions = Completions(self.run.config.method, tuple(rows), score)
+            self.run.hook.on_completions(run=self.run, completions=completions, step=step)
 
     def _asked_to_stop(self) -> bool:
         """Whether a signal came on some rank; then every rank knows of it, so that all of them end in the same way."""

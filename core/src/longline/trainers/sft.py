@@ -56,6 +56,11 @@ def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
         raise ConfigError([Problem(f"transformers.TrainingArguments: {error}", path="trainer")]) from error
 
 
+def needs_reference(args: TrainingArguments) -> bool:
+    """Rows are learnt as they are, compared with nothing."""
+    return False
+
+
 def trainer_class() -> type[Trainer]:
     """Return the core's trainer for sft."""
     return SFTTrainer

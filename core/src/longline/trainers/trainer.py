@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -21,8 +21,9 @@ from longline.distributed import most
 from longline.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from longline.events import Cell
     from longline.run import Run
 
 
@@ -44,6 +45,8 @@ class LonglineTrainer(Trainer):
         self.loss_function = loss
         self.describe_rows = describe_rows
         self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
+        self._heard = run.listens("on_completions")
+        self._noted: list[dict[str, Cell]] = []
         self._row_ids: list[int] = []
         self._batch_tokens: torch.Tensor | None = None
         self._tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
@@ -73,9 +76,10 @@ class LonglineTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Take out of the batch what no model knows: the row ids, for error messages, and the count of its tokens."""
-        row_ids = inputs.pop("row_ids", None)
-        self._batch_tokens = inputs.pop("token_count", None)
-        self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
+        if isinstance(inputs, dict):
+            row_ids = inputs.pop("row_ids", None)
+            self._batch_tokens = inputs.pop("token_count", None)
+            self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
 
@@ -120,6 +124,25 @@ class LonglineTrainer(Trainer):
         """Go on counting where the log of a resumed run ended."""
         before = next((int(event["num_tokens"]) for event in reversed(history) if "num_tokens" in event), 0)
         self._tokens.fill_(before if self.is_world_process_zero() else 0)
+
+    # --- what was trained on ----------------------------------------------------------------------------------------------------
+
+    @property
+    def noting(self) -> bool:
+        """Whether rows are wanted for on_completions: somebody listens, and this is training, not evaluation."""
+        return self._heard and bool(self.model.training)  # type: ignore[union-attr]
+
+    def note(self, rows: Iterable[dict[str, Cell]]) -> None:
+        """Keep rows, all with the same columns, for the on_completions of this step."""
+        self._noted.extend(rows)
+
+    def take_noted(self) -> list[dict[str, Cell]]:
+        """What was noted since the last call, on all ranks; every rank must call it."""
+        noted, self._noted = self._noted, []
+        if not self._heard or self.args.world_size == 1:
+            return noted
+        gathered: list[dict[str, Cell]] = gather_object(noted)
+        return gathered
 
     # --- optimizer and scheduler ------------------------------------------------------------------------------------------------
 

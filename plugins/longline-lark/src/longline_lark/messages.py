@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ERROR_LINES = 12
 MAX_METRICS = 8
-_SPEED = re.compile(r"_(?:runtime|samples_per_second|steps_per_second|model_preparation_time)$")
+_SPEED = re.compile(r"_(?:runtime|per_second|model_preparation_time)$|\bTime taken\b|\bmfu")
 _DULL = {"epoch", "num_tokens", "learning_rate", "grad_norm", "total_flos", "num_input_tokens_seen"}
 FIRST_METRICS = ("train_loss", "loss", "eval_loss")
 

@@ -1,0 +1,256 @@
+"""Rows of preferences and prompts: a pair of answers, one answer with a label, or a prompt alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from longline.data.chat import ChatReader, RowError, present, text_field
+from longline.data.masks import Conversation, Piece
+from longline.data.prompts import PromptRow
+
+if TYPE_CHECKING:
+    from longline.data.chat import Override
+    from longline.data.shapes import Shape
+
+Row = Mapping[str, Any]
+Messages = list[dict[str, Any]]
+
+_ANSWER_MARK, _QUESTION_MARK = "\n\nAssistant:", "\n\nHuman:"
+_SPACELESS = 0x2E80
+"""From this code point on scripts are written without spaces, so any place between two characters is a border."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, each together with it."""
+
+    chosen: Conversation | Piece
+    rejected: Conversation | Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One answer with its prompt; `label` True means it is a good one."""
+
+    sample: Conversation | Piece
+    label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt alone, with the row that it came with."""
+
+    prompt: Conversation | Piece
+    row: PromptRow
+
+
+class PreferenceReader:
+    """Reads the rows of one source whose columns are known. Every method raises RowError for a row that is broken."""
+
+    def __init__(self, shape: Shape, chat: ChatReader) -> None:
+        self._shape = shape
+        self._chat = chat
+
+    def pair(self, row: Row) -> Pair:
+        """A row with a chosen and a rejected answer."""
+        shape = self._shape
+        chosen, rejected = (self._answer(row, key) for key in (shape.chosen, shape.rejected))
+        if isinstance(chosen, str) != isinstance(rejected, str):
+            raise RowError(f"{shape.chosen!r} and {shape.rejected!r} must both be text or both be messages")
+        if chosen == rejected:
+            raise RowError(f"{shape.chosen!r} and {shape.rejected!r} are the same")
+        answers = {shape.chosen: chosen, shape.rejected: rejected}
+        return Pair(*self._samples(row, answers))
+
+    def labelled(self, row: Row) -> Labelled:
+        """A row with one answer and a label."""
+        shape = self._shape
+        label = _label(present(row, shape.label), shape.label)
+        if shape.completion is None:
+            key = str(shape.prompt)
+            prompt, answer = _last_answer(self._messages(row, key), key)
+            return Labelled(self._conversation(row, prompt, answer, key), label)
+        [sample] = self._samples(row, {shape.completion: self._answer(row, shape.completion)})
+        return Labelled(sample, label)
+
+    def asked(self, row: Row) -> Asked:
+        """A row with a prompt."""
+        key = str(self._shape.prompt)
+        prompt = self._prompt(row, key)
+        if isinstance(prompt, str):
+            self._refuse_beside_text(row)
+            return Asked(Piece(prompt, []), PromptRow.of(row, prompt, chat=False))
+        messages = self._with_system(row, prompt)
+        if messages[-1]["role"] == "assistant":
+            raise RowError(f"{key!r} ends with an answer, so there is nothing left to ask")
+        return Asked(Conversation(messages, [None] * len(messages)), PromptRow.of(row, messages, chat=True))
+
+    # --- prompt and answers -----------------------------------------------------------------------
+
+    def _answer(self, row: Row, key: str) -> str | Messages:
+        """An answer as text, or as messages (a mapping is one message)."""
+        value = present(row, key)
+        return text_field(row, key) if not isinstance(value, (list, Mapping)) else self._messages(row, key)
+
+    def _messages(self, row: Row, key: str) -> Messages:
+        """The messages in a column."""
+        value = present(row, key)
+        try:
+            messages, overrides = self._chat.messages([value] if isinstance(value, Mapping) else value)
+        except RowError as error:
+            raise RowError(f"{key!r}: {error}") from None
+        if any(override is not None for override in overrides):
+            raise RowError(f"{key!r}: a message says itself whether it is learnt, but here that is the answer and nothing else")
+        return messages
+
+    def _prompt(self, row: Row, key: str) -> str | Messages:
+        """The prompt: messages, or text that is taken as it is."""
+        if isinstance(present(row, key), (list, Mapping)):
+            return self._messages(row, key)
+        text = text_field(row, key)
+        further = self._shape.further
+        if further and row.get(further) is not None and text_field(row, further, empty=True).strip():
+            text = f"{text}\n\n{row[further]}"
+        return [{"role": "user", "content": text}] if self._shape.chat else text
+
+    def _samples(self, row: Row, answers: Mapping[str, str | Messages]) -> list[Conversation | Piece]:
+        """Each answer behind the prompt that they share; `answers` by the names of their columns."""
+        texts = {key: answer for key, answer in answers.items() if isinstance(answer, str)}
+        if self._shape.prompt is None and texts:
+            return self._split_texts(row, texts)
+        prompt = None if self._shape.prompt is None else self._prompt(row, self._shape.prompt)
+        if texts and isinstance(prompt, str):
+            self._refuse_beside_text(row)
+            return [_behind(prompt, answer) for answer in texts.values()]
+        messages = {key: _as_messages(answer) for key, answer in answers.items()}
+        shared, messages = self._shared(prompt, messages)
+        return [self._conversation(row, shared, answer, key) for key, answer in messages.items()]
+
+    def _shared(self, prompt: str | Messages | None, answers: dict[str, Messages]) -> tuple[Messages, dict[str, Messages]]:
+        """The messages of the prompt, and the answers without them where they are whole conversations."""
+        whole = [key for key, messages in answers.items() if messages[0]["role"] in ("system", "user")]
+        if prompt is not None and not whole:
+            return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, answers
+        if len(answers) == 1:
+            [(key, messages)] = answers.items()
+            begun, answer = _last_answer(messages, key)
+            common, rest = begun, {key: answer}
+        else:
+            common, rest = _split_messages(answers)
+        if prompt is not None and not self._shape.loose:
+            _refuse_other(prompt, common, str(self._shape.prompt), " and ".join(map(repr, answers)))
+        return common, rest
+
+    def _with_system(self, row: Row, messages: Messages) -> Messages:
+        """The messages behind the row's system prompt, unless they have one."""
+        system = self._chat.system(row)
+        given = bool(system) and messages[0]["role"] != "system"
+        return [{"role": "system", "content": system}, *messages] if given else messages
+
+    def _refuse_beside_text(self, row: Row) -> None:
+        """What only a chat template could write, beside text that does not go through it."""
+        if self._chat.system(row):
+            raise RowError("a system prompt needs the chat template, and this prompt is plain text")
+
+    def _conversation(self, row: Row, prompt: Messages, answer: Messages, key: str) -> Conversation:
+        """Prompt and answer, of which the assistant's messages in the answer are learnt."""
+        if answer[0]["role"] != "assistant":
+            raise RowError(f"{key!r} has a message of the {answer[0]['role']} where the assistant's answer should begin")
+        prompt = self._with_system(row, prompt)
+        learnt: list[Override] = [False] * len(prompt)
+        learnt += [message["role"] == "assistant" for message in answer]
+        return Conversation([*prompt, *answer], learnt, self._chat.tools(row))
+
+    def _split_texts(self, row: Row, answers: dict[str, str]) -> list[Conversation | Piece]:
+        """Texts that hold the prompt themselves: what they begin with alike."""
+        if len(answers) == 1:
+            raise RowError(f"there is no prompt, and {next(iter(answers))!r} is text (found: {', '.join(map(str, row))})")
+        self._refuse_beside_text(row)
+        first, second = answers.values()
+        prompt = common_prompt(first, second)
+        if not prompt.strip():
+            raise RowError(f"{' and '.join(map(repr, answers))} have no beginning in common that could be the prompt")
+        for key, answer in answers.items():
+            if not answer[len(prompt) :].strip():
+                raise RowError(f"{key!r} has no answer behind what both begin with")
+        return [_behind(prompt, answer[len(prompt) :]) for answer in answers.values()]
+
+
+def common_prompt(first: str, second: str) -> str:
+    """What two texts begin with alike, cut back to where an answer may begin.
+
+    That is behind the last "Assistant:" of a dialogue in the manner of HH-RLHF, else at the start of a word, with the space
+    before it left to the answer.
+    """
+    common = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    mark = common.rfind(_ANSWER_MARK)
+    if mark >= 0 and _QUESTION_MARK not in common[mark:]:
+        return common[: mark + len(_ANSWER_MARK)]
+    end = len(common)
+    while end > 0 and any(_inside_word(text, end) for text in (first, second)):
+        end -= 1
+    while end > 0 and common[end - 1] == " ":
+        end -= 1
+    return common[:end]
+
+
+def _inside_word(text: str, position: int) -> bool:
+    """Whether a word goes on at `position`."""
+    around = text[position - 1 : position + 1]
+    return len(around) == 2 and all(re.match(r"\w|'", letter) and ord(letter) < _SPACELESS for letter in around)
+
+
+def _behind(prompt: str, answer: str) -> Piece:
+    """Plain text of which the answer is learnt."""
+    return Piece(prompt + answer, [(len(prompt), len(prompt) + len(answer))])
+
+
+def _as_messages(answer: str | Messages) -> Messages:
+    return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+
+
+def _last_answer(messages: Messages, key: str) -> tuple[Messages, Messages]:
+    """A conversation cut behind its last user message."""
+    asked = max((number for number, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    if asked < 0:
+        raise RowError(f"{key!r}: no message is by the user")
+    if asked + 1 == len(messages):
+        raise RowError(f"{key!r}: no message is by the assistant behind the last one of the user")
+    return messages[: asked + 1], messages[asked + 1 :]
+
+
+def _split_messages(answers: dict[str, Messages]) -> tuple[Messages, dict[str, Messages]]:
+    """The messages that two conversations begin with alike, and what comes behind them."""
+    first, second = answers.values()
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    if not same:
+        raise RowError(f"{' and '.join(map(repr, answers))} begin with different messages, so they share no prompt")
+    for key, messages in answers.items():
+        if same == len(messages):
+            raise RowError(f"{key!r} has no answer behind the messages that both begin with")
+    return first[:same], {key: messages[same:] for key, messages in answers.items()}
+
+
+def _refuse_other(prompt: str | Messages, common: Messages, key: str, answers: str) -> None:
+    """A prompt beside whole conversations must be what these begin with."""
+    if isinstance(prompt, str) or len(prompt) == 1:
+        asked = prompt if isinstance(prompt, str) else prompt[0].get("content", "")
+        said = [message["content"].strip() for message in common if message["role"] == "user" and "content" in message]
+        agrees = str(asked).strip() in said
+    else:
+        agrees = common[-len(prompt) :] == prompt
+    if not agrees:
+        raise RowError(f"{answers} are whole conversations, and {key!r} is not what they begin with")
+
+
+def _label(value: Any, key: str) -> bool:
+    """True or false, as JSON, as a number, or as the text that CSV has for them."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
+        return value.strip().lower() in ("true", "1")
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value)
+    raise RowError(f"the field {key!r} must be true or false, 1 or 0, and is {str(value)[:40]!r}")

@@ -1,0 +1,130 @@
+"""What GRPO and RLOO share: the policy answers prompts, rewards score the answers, and the reference is loaded by the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from trl.models import prepare_fsdp
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+from longline.rewards import guarded
+from longline.trainers.trl import TrlTrainer, drop_idle_reference, refusals
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from longline.trainers import Parts
+
+
+class AnsweringTrainer(TrlTrainer):
+    """Mixin before trl's GRPOTrainer or RLOOTrainer.
+
+    Scores and row ids go with the answers through trl's shuffling and splitting, so that every step tells of its own rows.
+    """
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Keep the scores [answers of all ranks, functions]."""
+        scores: torch.Tensor = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
+        self._scores = scores
+        return scores
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Answer and score, and add this rank's scores and row ids to what trl hands on."""
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        start = self.accelerator.process_index * len(inputs)
+        output["scores"] = self._scores[start : start + len(inputs)]
+        output["row_ids"] = torch.tensor([row["row_ids"] for row in inputs])
+        return output
+
+    def _prepare_inputs(self, inputs: Any) -> dict[str, Any]:
+        """Let trl answer the prompts, and remember which rows they are and how many tokens."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        self._row_ids = sorted(set(prepared["row_ids"].tolist()))
+        self._batch_tokens = prepared["prompt_mask"].sum() + prepared["completion_mask"].sum()
+        return prepared
+
+    def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Return trl's loss, and note the batch if anybody wants to know."""
+        result = super().method_loss(model, inputs, num_items_in_batch)
+        if self.noting:
+            self._note_answers(inputs)
+        return result
+
+    def _note_answers(self, inputs: dict[str, Any]) -> None:
+        scores = inputs["scores"].float()
+        weights = self.reward_weights.to(scores.device)  # type: ignore[attr-defined]
+        total = (scores * weights).nansum(1).masked_fill(scores.isnan().all(1), torch.nan).tolist()
+        columns = zip(
+            self.decode(inputs["prompt_ids"], inputs["prompt_mask"]),
+            self.decode(inputs["completion_ids"], inputs["completion_mask"]),
+            [[None if value != value else value for value in row] for row in scores.tolist()],
+            [None if value != value else value for value in total],
+            inputs["advantages"].float().tolist(),
+            strict=True,
+        )
+        names: list[str] = self.reward_func_names  # type: ignore[attr-defined]
+        self.note(
+            {
+                "prompt": prompt,
+                "completion": completion,
+                **dict(zip(names, row, strict=True)),
+                "reward": reward,
+                "advantage": advantage,
+            }
+            for prompt, completion, row, reward, advantage in columns
+        )
+
+    def adopt_reference(self, model: Any) -> None:
+        """Compare with `model` as trl does with the reference that it would have loaded itself."""
+        args = cast("Any", self.args)
+        if args.disable_dropout:
+            disable_dropout_in_model(model)
+        add_fused_lm_head(
+            model, temperature=args.temperature, cast_lm_head_to_fp32=getattr(args, "cast_lm_head_to_fp32", False)
+        )
+        prepared = (
+            prepare_fsdp(model, self.accelerator)
+            if self.is_fsdp_enabled
+            else self.accelerator.prepare_model(model, evaluation_mode=True)
+        )
+        self.ref_model = prepared
+        if args.sync_ref_model:
+            self.add_callback(SyncRefModelCallback(ref_model=prepared, accelerator=self.accelerator))
+
+
+def needs_reference(args: TrainingArguments) -> bool:
+    """With `beta` 0 the distance to the reference costs nothing."""
+    return bool(cast("Any", args).beta)
+
+
+def build_answering(parts: Parts, args: TrainingArguments, name: str) -> Trainer:
+    """Build the trainer of prepared prompts.
+
+    trl would load the reference itself; with `beta` 0 it leaves that out, so it is told so until it has ours.
+
+    Raises:
+        ConfigError: trl refuses something.
+    """
+    options = cast("Any", args)
+    beta, sync = options.beta, options.sync_ref_model
+    options.reward_weights = [reward.weight for reward in parts.rewards]
+    if parts.reference is not None:
+        options.beta, options.sync_ref_model = 0.0, False
+    with refusals(f"trl.{name}"):
+        trainer = cast("Any", parts.trainer_class)(
+            model=parts.model,
+            reward_funcs=[guarded(reward, parts.describe_rows) for reward in parts.rewards],
+            args=args,
+            train_dataset=parts.train,
+            eval_dataset=parts.eval,
+            processing_class=parts.tokenizer,
+        )
+    options.sync_ref_model = sync
+    options.beta = trainer.beta = beta
+    trainer.data_collator = parts.collator
+    if parts.reference is not None:
+        trainer.adopt_reference(parts.reference)
+    drop_idle_reference(parts.model)
+    return cast("Trainer", trainer)

@@ -1,0 +1,64 @@
+"""Reward models: a score for each text, learnt from pairs (Bradley-Terry), on trl.RewardTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from trl import RewardConfig
+from trl import RewardTrainer as TrlRewardTrainer
+
+from longline.trainers.trainer import LonglineTrainer
+from longline.trainers.trl import TrlTrainer, refusals, trl_arguments
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from longline.trainers import Parts
+
+
+class RewardTrainer(TrlTrainer, TrlRewardTrainer):
+    """trl's trainer, which tells of its pairs and the scores of both sides."""
+
+    def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Return trl's loss and the model's outputs, and note the batch if anybody wants to know."""
+        known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        loss, outputs = LonglineTrainer.method_loss(self, model, known, num_items_in_batch)
+        if self.noting:
+            chosen, rejected = outputs.logits.detach().squeeze(-1).chunk(2)
+            self.note_pairs(inputs, chosen, rejected)
+        return loss, outputs
+
+
+def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
+    """Build trl's RewardConfig. Raises ConfigError for what it refuses."""
+    return trl_arguments(RewardConfig, trainer_args)
+
+
+def needs_reference(args: TrainingArguments) -> bool:
+    """A reward model is compared with none."""
+    return False
+
+
+def trainer_class() -> type[Trainer]:
+    """Return the core's trainer for reward."""
+    return RewardTrainer
+
+
+def build(parts: Parts, args: TrainingArguments) -> Trainer:
+    """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
+    # trl leaves out pairs by its own limit; ours are cut to data.max_length already.
+    cast("Any", args).max_length = None
+    with refusals("trl.RewardTrainer"):
+        return cast(
+            "Trainer",
+            cast("Any", parts.trainer_class)(
+                model=parts.model,
+                args=args,
+                train_dataset=parts.train,
+                eval_dataset=parts.eval,
+                data_collator=parts.collator,
+                processing_class=parts.tokenizer,
+            ),
+        )
+    raise AssertionError  # for type checkers: a context manager may swallow exceptions, this one does not

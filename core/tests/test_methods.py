@@ -1,0 +1,453 @@
+"""Preference and reinforcement methods: each trains, tells of the rows that it used, and its numbers come out again elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from longline import Completions, Plugin, hookimpl
+from longline.config.loader import load_config
+from longline.errors import ConfigError, TrainingError
+from longline.plugins import LoadedPlugin, PluginConfig
+from longline.run import train
+
+PAIRED = ("dpo", "orpo", "cpo", "simpo", "reward")
+ANSWERING = ("grpo", "rloo")
+LORA = {"type": "lora", "r": 4, "lora_dropout": 0.0}
+FISH = ("cod", "tuna", "hake", "ling", "eel", "bream", "sole", "perch")
+
+
+def pairs(count: int = 16) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"How many hooks for {index} {FISH[index % 8]}?"}],
+            "chosen": [{"role": "assistant", "content": f"Take {2 * index + 1} hooks."}],
+            "rejected": [{"role": "assistant", "content": f"No idea about {index}, ask the {FISH[(index + 1) % 8]} again."}],
+        }
+        for index in range(count)
+    ]
+
+
+def labelled(count: int = 16) -> list[dict[str, Any]]:
+    return [
+        {"prompt": row["prompt"], "completion": row["chosen"] if index % 2 else row["rejected"], "label": bool(index % 2)}
+        for index, row in enumerate(pairs(count))
+    ]
+
+
+def prompts(count: int = 16) -> list[dict[str, Any]]:
+    return [{"prompt": row["prompt"], "wanted": index} for index, row in enumerate(pairs(count))]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def options(method: str, tmp_path: Path, **trainer: Any) -> dict[str, Any]:
+    """A config for `run_longline`: 3 steps of 4 rows of the method's own data."""
+    rows = {"kto": labelled, "grpo": prompts, "rloo": prompts}.get(method, pairs)()
+    own = {"num_generations": 2, "max_completion_length": 6} if method in ANSWERING else {}
+    (tmp_path / "scores.py").write_text(SCORES, encoding="utf-8")
+    return {
+        "method": method,
+        "model": {"dtype": "float32"},
+        "data": {"train": [{"path": write(tmp_path / f"{method}.jsonl", rows)}]},
+        "trainer": {"max_steps": 3, "per_device_train_batch_size": 4, "disable_dropout": True, **own, **trainer},
+        **({"rewards": [{"function": "scores:length"}, {"function": "scores:wanted", "weight": 0.5}]} if own else {}),
+    }
+
+
+SCORES = """
+def length(completions, **columns):
+    return [float(len(text_of(completion))) for completion in completions]
+
+def wanted(prompts, completions, wanted, **columns):
+    return [None if number % 5 == 0 else number / 10 for number in wanted]
+
+def text_of(completion):
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+def broken(completions, **columns):
+    raise KeyError("no such fish")
+
+def short(completions, **columns):
+    return [1.0]
+
+def texts(completions, **columns):
+    return ["good"] * len(completions)
+
+def infinite(completions, **columns):
+    return [float("inf")] * len(completions)
+
+def scaled(completions, factor, **columns):
+    return [factor * 2.0] * len(completions)
+
+number = 3
+"""
+
+
+class Watcher(Plugin):
+    """Keeps what on_completions told, and the weights that each step started from."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, Completions]] = []
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.trainer: Any = None
+
+    @hookimpl
+    def pre_optimizer_step(self, trainer: Any) -> None:
+        self.trainer = trainer
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        state = get_peft_model_state_dict(model) if hasattr(model, "peft_config") else model.state_dict()
+        self.weights.append({name: value.detach().clone() for name, value in state.items()})
+
+    @hookimpl
+    def on_completions(self, completions: Completions, step: int) -> None:
+        self.told.append((step, completions))
+
+
+def watch() -> tuple[Watcher, LoadedPlugin]:
+    watcher = Watcher()
+    return watcher, LoadedPlugin.of(watcher)
+
+
+class Judge:
+    """Computes rewards again, from the weights alone and with nothing of Longline or trl."""
+
+    def __init__(self, folder: Path, state: dict[str, torch.Tensor], *, lora: bool, score: bool) -> None:
+        cls: Any = AutoModelForSequenceClassification if score else AutoModelForCausalLM
+        extra = {"num_labels": 1} if score else {}
+        torch.manual_seed(42)
+        self.policy = cls.from_pretrained(folder, dtype=torch.float32, **extra).eval()
+        self.reference = cls.from_pretrained(folder, dtype=torch.float32, **extra).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        if lora:
+            task = "SEQ_CLS" if score else "CAUSAL_LM"
+            self.policy = get_peft_model(self.policy, LoraConfig(r=4, target_modules="all-linear", task_type=task)).eval()
+            set_peft_model_state_dict(self.policy, state)
+        else:
+            self.policy.load_state_dict(state)
+
+    def ids(self, row: dict[str, Any], side: str) -> tuple[list[int], int]:
+        """Tokens of a conversation without the template's last line break, and where the answer begins."""
+        prompt = self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        text = self.tokenizer.apply_chat_template([*row["prompt"], *row[side]], tokenize=False)
+        return self.tokenizer(text.removesuffix("\n"), add_special_tokens=False)["input_ids"], len(prompt)
+
+    def log_probability(self, row: dict[str, Any], side: str, model: Any, *, mean: bool = False) -> float:
+        ids, start = self.ids(row, side)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, :-1].double()
+        each = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])][start - 1 :]
+        return (each.mean() if mean else each.sum()).item()
+
+    def score(self, row: dict[str, Any], side: str) -> float:
+        """The score head's value at the last token that is not padding: the template's line break."""
+        text = self.tokenizer.apply_chat_template([*row["prompt"], *row[side]], tokenize=False)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            return self.policy(torch.tensor([ids])).logits[0, 0].item()
+
+    def reward(self, method: str, row: dict[str, Any], side: str) -> float:
+        if method == "reward":
+            return self.score(row, side)
+        value = self.log_probability(row, side, self.policy, mean=method in ("orpo", "simpo"))
+        if method in ("dpo", "kto"):
+            value -= self.log_probability(row, side, self.reference)
+        return 0.1 * value  # beta
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("method", PAIRED)
+def test_pairs_are_told_with_rewards_that_come_out_again(method, adapter, run_longline, tmp_path, tiny_model_dir):
+    watcher, plugin = watch()
+    run_longline(plugins=[plugin], adapter=adapter, **options(method, tmp_path, learning_rate=1e-2))
+    assert [step for step, _ in watcher.told] == [1, 2, 3]
+    _, told = watcher.told[2]
+    assert told.method == method
+    assert told.score == "margin"
+    assert len(told.rows) == 4
+    rows = {row["chosen"][0]["content"]: row for row in pairs()}
+    judge = Judge(tiny_model_dir, watcher.weights[2], lora=adapter is not None, score=method == "reward")
+    for row in told.rows:
+        source = rows[str(row["chosen"])]
+        assert row["rejected"] == source["rejected"][0]["content"]
+        assert source["prompt"][0]["content"] in str(row["prompt"])
+        chosen, rejected = judge.reward(method, source, "chosen"), judge.reward(method, source, "rejected")
+        assert row["reward_chosen"] == pytest.approx(chosen, abs=1e-4)
+        assert row["reward_rejected"] == pytest.approx(rejected, abs=1e-4)
+        assert row["margin"] == pytest.approx(chosen - rejected, abs=1e-4)
+        if method == "orpo":
+            odds = [value - math.log1p(-math.exp(value)) for value in (10 * chosen, 10 * rejected)]
+            assert row["log_odds_ratio"] == pytest.approx(odds[0] - odds[1], abs=1e-4)
+        else:
+            assert "log_odds_ratio" not in row
+    assert any(abs(float(row["margin"])) > 1e-3 for row in told.rows)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+def test_kto_tells_labels_and_rewards(adapter, run_longline, tmp_path, tiny_model_dir):
+    watcher, plugin = watch()
+    run_longline(plugins=[plugin], adapter=adapter, **options("kto", tmp_path, learning_rate=1e-2))
+    _, told = watcher.told[2]
+    assert told.score == "reward"
+    rows = {row["completion"][0]["content"]: row for row in labelled()}
+    judge = Judge(tiny_model_dir, watcher.weights[2], lora=adapter is not None, score=False)
+    for row in told.rows:
+        source = rows[str(row["completion"])]
+        assert row["label"] is source["label"]
+        assert source["prompt"][0]["content"] in str(row["prompt"])
+        assert row["reward"] == pytest.approx(judge.reward("kto", source, "completion"), abs=1e-4)
+    assert any(abs(float(row["reward"])) > 1e-3 for row in told.rows)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("method", ANSWERING)
+def test_answers_are_told_with_every_score_and_their_advantage(method, adapter, run_longline, tmp_path):
+    watcher, plugin = watch()
+    outcome = run_longline(plugins=[plugin], adapter=adapter, **options(method, tmp_path, learning_rate=1e-3, beta=0.05))
+    assert [step for step, _ in watcher.told] == [1, 2, 3]
+    numbers = {row["prompt"][0]["content"]: row["wanted"] for row in prompts()}
+    for step, told in watcher.told:
+        assert told.score == "reward"
+        assert len(told.rows) == 4
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in told.rows:
+            question = str(row["prompt"]).split("\n")[1]
+            number = numbers[question]
+            assert row["length"] == len(str(row["completion"]))
+            assert row["wanted"] == (None if number % 5 == 0 else pytest.approx(number / 10))
+            assert row["reward"] == pytest.approx(row["length"] + 0.5 * (row["wanted"] or 0.0), abs=1e-4)
+            groups.setdefault(question, []).append(dict(row))
+        assert all(len(group) == 2 for group in groups.values())
+        if method == "grpo":
+            for group in groups.values():
+                rewards = torch.tensor([row["reward"] for row in group], dtype=torch.float64)
+                advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+                assert [row["advantage"] for row in group] == pytest.approx(advantages.tolist(), abs=1e-4)
+        logged = next(event for event in outcome.log if event["step"] == step and "loss" in event)
+        lengths = [row["length"] for row in told.rows]
+        assert logged["rewards/length/mean"] == pytest.approx(sum(lengths) / 4, abs=1e-4)
+
+
+def test_rloo_advantages_leave_one_out_and_charge_the_distance_to_the_reference(run_longline, tmp_path):
+    """Without that charge (beta 0), each answer's advantage is its reward less the mean of the others'."""
+    watcher, plugin = watch()
+    run_longline(plugins=[plugin], **options("rloo", tmp_path, beta=0.0))
+    for _, told in watcher.told:
+        for row in told.rows:
+            other = next(r for r in told.rows if r is not row and r["prompt"] == row["prompt"])
+            assert row["advantage"] == pytest.approx(row["reward"] - other["reward"], abs=1e-4)
+
+
+@pytest.mark.parametrize("method", [*PAIRED, "kto"])
+def test_trl_logs_the_means_of_what_is_told(method, run_longline, tmp_path):
+    watcher, plugin = watch()
+    outcome = run_longline(
+        plugins=[plugin],
+        **options(method, tmp_path, learning_rate=1e-2, per_device_train_batch_size=2, gradient_accumulation_steps=2),
+    )
+    step, told = watcher.told[2]
+    logged = next(event for event in outcome.log if event["step"] == step and "loss" in event)
+    assert len(told.rows) == 4
+    if method == "kto":
+        chosen = [row["reward"] for row in told.rows if row["label"]]
+        assert logged["rewards/chosen"] == pytest.approx(sum(chosen) / len(chosen), abs=1e-4)
+    else:
+        name = "margin" if method == "reward" else "rewards/margins"
+        assert logged[name] == pytest.approx(sum(row["margin"] for row in told.rows) / 4, abs=1e-4)
+    assert logged["num_tokens"] > 0
+
+
+def test_nothing_is_noted_when_nobody_listens(run_config, tmp_path):
+    """The test kit's recorder answers every hook, so this run has none."""
+
+    class Quiet(Plugin):
+        trainer: Any = None
+
+        @hookimpl
+        def on_train_begin(self, trainer):
+            Quiet.trainer = trainer
+
+        @hookimpl
+        def on_step_end(self, step):
+            assert not Quiet.trainer.noting
+            assert Quiet.trainer.take_noted() == []
+
+    result = train(
+        load_config(run_config(**options("dpo", tmp_path))), plugins=[LoadedPlugin.of(Quiet(PluginConfig()), on_error="raise")]
+    )
+    assert result.status == "completed"
+    assert Quiet.trainer.model.training
+
+
+@pytest.mark.parametrize(("loss", "extra"), [("ipo", {}), ("hinge", {}), ("sigmoid", {"ld_alpha": 0.5})])
+def test_dpo_losses_tell_the_rewards_that_trl_logs(loss, extra, run_longline, tmp_path):
+    watcher, plugin = watch()
+    outcome = run_longline(plugins=[plugin], **options("dpo", tmp_path, learning_rate=1e-2, loss_type=loss, **extra))
+    step, told = watcher.told[2]
+    logged = next(event for event in outcome.log if event["step"] == step and "loss" in event)
+    for column, name in (("reward_chosen", "rewards/chosen"), ("reward_rejected", "rewards/rejected")):
+        assert logged[name] == pytest.approx(sum(row[column] for row in told.rows) / 4, abs=1e-5)
+
+
+def test_precomputed_references_give_the_same_losses(run_longline, tmp_path):
+    losses = []
+    for precompute in (False, True):
+        watcher, plugin = watch()
+        given = options("dpo", tmp_path, learning_rate=1e-2, precompute_ref_log_probs=precompute)
+        outcome = run_longline(plugins=[plugin], output_dir=str(tmp_path / f"run{precompute}"), **given)
+        losses.append([event["loss"] for event in outcome.log if "loss" in event])
+        assert watcher.told[2][1].rows[0]["margin"] != 0
+        roles = [line for line in outcome.hooks("pre_model_load") if "reference" in line]
+        assert len(roles) == (0 if precompute else 1)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+# --- the reference model --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter", "extra", "expected"),
+    [
+        ("dpo", None, {}, ["policy", "reference"]),
+        ("dpo", LORA, {}, ["policy"]),
+        ("kto", None, {}, ["policy", "reference"]),
+        ("grpo", None, {}, ["policy"]),
+        ("grpo", None, {"beta": 0.1}, ["policy", "reference"]),
+        ("grpo", LORA, {"beta": 0.1}, ["policy"]),
+        ("rloo", None, {}, ["policy", "reference"]),
+        ("orpo", None, {}, ["policy"]),
+        ("reward", None, {}, ["policy"]),
+    ],
+)
+def test_each_model_is_loaded_once_and_says_its_role(method, adapter, extra, expected, run_longline, tmp_path):
+    outcome = run_longline(adapter=adapter, **options(method, tmp_path, max_steps=1, **extra))
+    for hook in ("pre_model_load", "post_model_load"):
+        assert [line.partition("role=")[2].rstrip(")") for line in outcome.hooks(hook)] == expected
+
+
+def test_lora_saves_the_tuned_adapter_alone(run_longline, tmp_path):
+    outcome = run_longline(adapter=LORA, **options("dpo", tmp_path, max_steps=2, save_strategy="steps", save_steps=1))
+    for folder in (outcome.output_dir / "model", outcome.output_dir / "checkpoint-1"):
+        assert (folder / "adapter_model.safetensors").is_file()
+        assert not (folder / "ref").exists()
+    assert not (outcome.output_dir / "README.md").exists()
+    model = AutoModelForCausalLM.from_pretrained(outcome.output_dir / "model")
+    assert model is not None
+
+
+# --- saving, going on, stopping -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("method", [*PAIRED, "kto"])
+def test_a_resumed_run_ends_with_the_same_losses(method, adapter, run_longline, tmp_path):
+    given = options(method, tmp_path, learning_rate=1e-2, max_steps=4, save_strategy="steps", save_steps=2, logging_steps=1)
+    straight = run_longline(adapter=adapter, **given)
+    losses = [event["loss"] for event in straight.log if "loss" in event]
+    (straight.output_dir / "model").rename(tmp_path / "model-before")
+    for folder in straight.output_dir.glob("checkpoint-4"):
+        folder.rename(tmp_path / folder.name)
+    resumed = run_longline(adapter=adapter, resume="last", **given)
+    again = [event["loss"] for event in resumed.log if "loss" in event]
+    assert again == pytest.approx(losses, abs=1e-6)
+    tokens = [event["num_tokens"] for event in resumed.log if "num_tokens" in event]
+    assert tokens == [event["num_tokens"] for event in straight.log if "num_tokens" in event]
+
+
+@pytest.mark.parametrize("method", [*PAIRED, "kto", *ANSWERING])
+def test_evaluation_uses_the_same_rows_of_another_split(method, run_longline, tmp_path):
+    own = {"num_generations_eval": 2} if method in ANSWERING else {}
+    given = options(method, tmp_path, eval_strategy="steps", eval_steps=3, per_device_eval_batch_size=4, **own)
+    given["data"]["eval_fraction"] = 0.25
+    outcome = run_longline(**given)
+    evaluation = next(event for event in outcome.log if "eval_loss" in event)
+    assert math.isfinite(evaluation["eval_loss"])
+    assert not any(name.endswith("num_tokens") and name.startswith("eval") for name in evaluation)
+    assert all(line.count("on_completions") == 1 for line in outcome.hooks("on_completions"))
+    assert len(outcome.hooks("on_completions")) == 3
+
+
+# --- rewards --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rewards", "error", "words"),
+    [
+        (["scores:broken"], TrainingError, ["broken failed: KeyError: 'no such fish'", "grpo.jsonl:"]),
+        (["scores:short"], TrainingError, ["short returned 1 scores for 4 completions"]),
+        (["scores:texts"], TrainingError, ["texts must return a number for each completion"]),
+        (["scores:infinite"], TrainingError, ["infinite returned inf"]),
+        (["scores:scaled"], TrainingError, ["scaled failed: TypeError"]),
+        (["scores:lenght"], ConfigError, ["rewards.0: scores has no 'lenght'", "length"]),
+        (["scores:number"], ConfigError, ["rewards.0: scores:number is a int, not a function"]),
+        (["nowhere:f"], ConfigError, ["rewards.0: cannot import 'nowhere'", "it is looked for in"]),
+        (["reasoning_gum"], ConfigError, ["no reward function 'reasoning_gum' is installed", "reasoning_gym"]),
+        ([{"function": "scores:scaled", "options": {"wanted": 1}}], ConfigError, ["rewards.0.options: wanted is a column"]),
+        (["reasoning_gym"], Exception, ["needs the columns answer and metadata, and the data has: wanted"]),
+    ],
+)
+def test_a_reward_function_that_fails_is_named(rewards, error, words, run_longline, tmp_path):
+    with pytest.raises(error) as caught:
+        run_longline(**{**options("grpo", tmp_path), "rewards": rewards})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_reward_functions_get_their_options_and_a_name_of_their_own(run_longline, tmp_path):
+    watcher, plugin = watch()
+    given = {
+        **options("grpo", tmp_path),
+        "rewards": [{"function": "scores:scaled", "name": "four", "options": {"factor": 2.0}}],
+    }
+    run_longline(plugins=[plugin], **given)
+    assert {row["four"] for _, told in watcher.told for row in told.rows} == {4.0}
+
+
+def test_a_plugin_gives_the_reward_functions(run_longline, tmp_path):
+    from longline import RewardFunction
+
+    class Judging(Plugin):
+        @hookimpl
+        def provide_reward_functions(self):
+            return [RewardFunction("vowels", lambda completions, **columns: [float(len(text)) for text in completions])]
+
+    watcher, plugin = watch()
+    given = options("grpo", tmp_path)
+    del given["rewards"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"prompt": f"fish {n}"}) + "\n" for n in range(16)))
+    given["data"]["train"] = [{"path": str(tmp_path / "texts.jsonl")}]
+    given["rewards"] = ["scores:length"]  # the plugin answers first
+    run_longline(plugins=[plugin, LoadedPlugin.of(Judging(PluginConfig()))], **given)
+    assert all("vowels" in row for _, told in watcher.told for row in told.rows)
+
+
+def test_reasoning_gym_scores_with_the_packages_own_function(run_longline, tmp_path):
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    from longline.builtin.reasoning import score
+
+    task = reasoning_gym.create_dataset("chain_sum", size=16, seed=1)
+    rows = [{"question": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]} for entry in task]
+    watcher, plugin = watch()
+    given = {**options("grpo", tmp_path), "rewards": "reasoning_gym"}
+    given["data"]["train"] = [{"path": write(tmp_path / "tasks.jsonl", rows)}]
+    run_longline(plugins=[plugin], **given)
+    assert {row["reasoning_gym"] for _, told in watcher.told for row in told.rows} <= {0.0, 0.01, 1.0}
+    answers = [entry["answer"] for entry in task]
+    about = [json.loads(json.dumps(entry["metadata"])) for entry in task]
+    for wrap in ("{}", "<answer>{}</answer>", "It is <answer> {} </answer>."):
+        given_answers = [wrap.format(answer) for answer in answers]
+        assert score(given_answers, answers, about) == [1.0] * 16
+    wrong = [f"<answer>{int(answer) + 1}</answer>" for answer in answers]
+    expected = [task.score_answer(str(int(entry["answer"]) + 1), entry) for entry in task]
+    assert score(wrong, answers, about) == expected
+    assert score([[{"role": "assistant", "content": answers[0]}]], answers[:1], about[:1]) == [1.0]
