@@ -1,0 +1,282 @@
+"""The four observing plugins with each other: alone and together they change nothing, and all end well when a signal comes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+LONGLINE = [sys.executable, "-m", "longline"]
+KEY = "k3y-0f-the-account-9876543210"
+
+
+def kit(plugin: str) -> Any:
+    """The servers that a plugin's own tests talk to."""
+    path = ROOT / "plugins" / f"longline-{plugin}" / "tests" / "conftest.py"
+    spec = importlib.util.spec_from_file_location(f"kit_of_{plugin}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+LARK, SWANLAB = kit("lark"), kit("swanlab")
+
+
+@contextmanager
+def serving(server: Any, handler: Any) -> Iterator[Any]:
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    http.daemon_threads = True
+    server.url = f"http://127.0.0.1:{http.server_port}"
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.release.set()
+        http.shutdown()
+        http.server_close()
+
+
+@pytest.fixture
+def lark() -> Iterator[Any]:
+    """Verifies signatures as Lark does."""
+    server = LARK.LarkServer()
+    with serving(server, LARK.handler(server)):
+        yield server
+
+
+@pytest.fixture
+def cloud() -> Iterator[Any]:
+    """Plays SwanLab's server for the real client."""
+    server = SWANLAB.Cloud()
+    with serving(server, SWANLAB.handler(server)):
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_account_of_a_person(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith(("SWANLAB_", "LARK_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SWANLAB_ROOT", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def webhook(lark: Any) -> str:
+    return f"{lark.url}/open-apis/bot/v2/hook/{LARK.TOKEN}"
+
+
+# --- alone and together ---------------------------------------------------------------------------------------------------------
+
+
+def plugins(lark: Any, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    return {
+        "completions": {"every": 2},
+        "profiling": {},
+        "swanlab": {"project": "together", "mode": "local", "log_dir": str(tmp_path / "swanlog")},
+        "lark": {"webhook_url": webhook(lark), "secret": LARK.SECRET},
+    }
+
+
+def results(outcome: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Weights, and the log without times and without what profiling adds."""
+    weights = {name: value.tolist() for name, value in load_file(outcome.output_dir / "model" / "model.safetensors").items()}
+    dull = ("time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+    log = [
+        {name: value for name, value in event.items() if name not in dull and not name.startswith("profiling/")}
+        for event in outcome.log
+    ]
+    return weights, log
+
+
+def test_alone_and_together_they_change_neither_weights_nor_log(run_longline, preference_rows, lark, tmp_path):
+    def train(names: list[str], folder: str) -> Any:
+        chosen = [{name: options} for name, options in plugins(lark, tmp_path).items() if name in names]
+        data = {"train": [{"path": str(preference_rows)}]}
+        return run_longline(method="dpo", data=data, plugins=chosen, output_dir=str(tmp_path / folder))
+
+    plain = results(train([], "none"))
+    for name in plugins(lark, tmp_path):
+        outcome = train([name], name)
+        assert results(outcome) == plain, name
+        assert outcome.manifest["plugins"][0]["name"] == name
+        hooks = outcome.manifest["hooks"]["plugins"][name]
+        assert sum(cost["calls"] for cost in hooks.values()) > 0
+        assert not any(cost["failures"] for cost in hooks.values())
+    outcome = train(list(plugins(lark, tmp_path)), "all")
+    assert results(outcome) == plain
+    assert not any(cost["failures"] for hooks in outcome.manifest["hooks"]["plugins"].values() for cost in hooks.values())
+    assert lark.codes == [0, 0, 0, 0]
+    tables = outcome.hooks("on_table")
+    assert [line for line in tables if "completions" in line] == [
+        f"on_table(table=completions, {rows} rows, step {step})" for rows, step in ((4, 2), (4, 4), (2, 5))
+    ]
+
+
+# --- a signal -------------------------------------------------------------------------------------------------------------------
+
+
+def test_sigint_flushes_the_table_aborts_the_run_and_tells_the_group_once(run_config, preference_rows, lark, cloud, tmp_path):
+    """One real process with all four; its secrets come from the environment."""
+    config = run_config(
+        method="dpo",
+        data={"train": [{"path": str(preference_rows)}]},
+        trainer={"max_steps": 5000, "save_strategy": "steps", "save_steps": 5000},
+        plugins={
+            "completions": {"every": 10_000, "max_rows": 1_000_000},
+            "profiling": {},
+            "swanlab": {
+                "project": "together",
+                "mode": "cloud",
+                "api_key": "${SWANLAB_API_KEY}",
+                "api_host": cloud.url,
+                "log_dir": str(tmp_path / "swanlog"),
+            },
+            "lark": {"webhook_url": "${LARK_WEBHOOK_URL}", "secret": "${LARK_SECRET}", "rules": ["loss < 100"]},
+        },
+    )
+    secrets = {"SWANLAB_API_KEY": KEY, "LARK_WEBHOOK_URL": webhook(lark), "LARK_SECRET": LARK.SECRET}
+    folder = tmp_path / "run"
+    with (tmp_path / "terminal.txt").open("w+") as terminal:
+        command = [*LONGLINE, "train", str(config)]
+        process = subprocess.Popen(command, env={**os.environ, **secrets}, stdout=terminal, stderr=subprocess.STDOUT)
+        try:
+            wait_for(lambda: '"step": 3,' in read(folder / "log.jsonl"), process, tmp_path / "terminal.txt")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(120) == 130, read(tmp_path / "terminal.txt")
+        finally:
+            process.kill()
+
+    manifest = json.loads(read(folder / "run.json"))
+    steps = manifest["summary"]["steps"]
+    assert (manifest["status"], manifest["exit_code"]) == ("interrupted", 130)
+    assert steps >= 3
+    assert (folder / f"checkpoint-{steps}").is_dir()
+    [table] = (folder / "completions").glob("step-*.parquet")
+    assert sorted(pq.read_table(table).column("step").to_pylist()) == [step for step in range(1, steps + 1) for _ in range(2)]
+    assert cloud.states == ["ABORTED"]
+    assert [step for step, _ in cloud.series("loss")] == list(range(1, steps + 1))
+    assert [step for step, _ in cloud.tables("completions")] == [steps]
+    assert len(cloud.series("profiling/Time taken: DPOTrainer.training_step")) >= 3
+    kinds = [title.partition(":")[0] for title in lark.titles]
+    assert len([title for title in lark.titles if "interrupted" in title.lower()]) == 1, lark.titles
+    assert lark.codes == [0] * len(lark.codes), "every message was signed, and taken once"
+    assert len(kinds) == 3, lark.titles  # started, the rule, interrupted
+    assert json.loads(read(folder / "profile" / "timings.json"))
+    assert not any(cost["failures"] for hooks in manifest["hooks"]["plugins"].values() for cost in hooks.values())
+
+    hidden = [value.encode() for value in (KEY, LARK.SECRET, LARK.TOKEN)]
+    for body in (*cloud.bodies, *lark.bodies):
+        assert not any(secret in body for secret in hidden)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if any(secret in path.read_bytes() for secret in hidden)] == []
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def wait_for(condition: Any, process: subprocess.Popen, terminal: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, read(terminal)
+        assert time.monotonic() < end, read(terminal)
+        time.sleep(0.01)
+
+
+# --- the examples and their table -----------------------------------------------------------------------------------------------
+
+EXAMPLES = ROOT / "examples" / "swanlab"
+
+
+def matrix() -> tuple[list[str], dict[str, dict[str, bool]]]:
+    """The table of the examples' README: files, and for each feature who has it."""
+    lines = [line for line in (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    files = [cell.partition("](")[2].rstrip(")") for cell in cells[0][1:]]
+    assert all(value in ("yes", "-") for row in cells[2:] for value in row[1:])
+    return files, {row[0]: {file: value == "yes" for file, value in zip(files, row[1:], strict=True)} for row in cells[2:]}
+
+
+def test_the_examples_do_what_their_table_says(tiny_model_dir, lark, tmp_path, monkeypatch):
+    """Each runs as it is, from the repository's folder, on the tiny model; the dashboard and the folders are asked."""
+    files, features = matrix()
+    assert sorted(files) == sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in (".yaml", ".py"))
+    log_dir = tmp_path / "swanlog"
+    environ = {**os.environ, "LARK_WEBHOOK_URL": webhook(lark), "LARK_SECRET": LARK.SECRET}
+    found: dict[str, dict[str, bool]] = {}
+    told: dict[str, list[str]] = {}
+    for file in files:
+        folder = tmp_path / Path(file).stem
+        values = [f"model.path={tiny_model_dir}", f"output_dir={folder}", f"plugins.swanlab.log_dir={log_dir}"]
+        if file.endswith(".py"):
+            command = [sys.executable, str(EXAMPLES / file), *values]
+        else:
+            command = [*LONGLINE, "train", f"examples/swanlab/{file}", *(part for value in values for part in ("--set", value))]
+        before = len(lark.titles)
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        told[file] = lark.titles[before:]
+    dashboard = SWANLAB.Dashboard(log_dir)
+    try:
+        dashboard.wait()
+        for number, file in enumerate(files, start=1):
+            found[file] = seen(dashboard, number, tmp_path / Path(file).stem, told[file])
+    finally:
+        dashboard.stop()
+    assert {feature: {file: found[file][feature] for file in files} for feature in features} == features
+
+
+def seen(dashboard: Any, number: int, folder: Path, told: list[str]) -> dict[str, bool]:
+    """What of the table's features one run has."""
+    charts = dashboard.charts(number)
+    log = [json.loads(line) for line in read(folder / "log.jsonl").splitlines()]
+
+    def drawn(name: str) -> bool:
+        values = [(event["step"], event[name]) for event in log if name in event]
+        return (
+            bool(values) and name in charts and [step for step, _ in dashboard.series(name, number)] == [s for s, _ in values]
+        )
+
+    parquet = sorted((folder / "completions").glob("step-*.parquet"))
+    rows = [row for path in parquet for row in pq.read_table(path).to_pylist()]
+    table = dashboard.texts("completions", number) if "completions" in charts else []
+    texts = "\n".join(text for _, _, text in table)
+    traces = list((folder / "profile").glob("trace-*.json.gz"))
+    names = [name for event in log[:1] for name in event if name.startswith("profiling/Time taken: ")]
+    return {
+        "loss, learning rate and gradient norm as charts": all(map(drawn, ("loss", "learning_rate", "grad_norm"))),
+        "reward margins as charts": drawn("rewards/margins"),
+        "evaluation as charts": drawn("eval_loss"),
+        "what was trained on, as a table in SwanLab": bool(rows) and all(row["chosen"] in texts for row in rows),
+        "the same as Parquet files, and by `longline completions`": bool(rows) and answers("completions", folder),
+        "time taken by each part of a step, as charts": len(names) >= 4 and all(map(drawn, names)),
+        "time taken by parts of a trainer of your own": any("ZLossTrainer.z_loss" in name for name in names),
+        "a Chrome trace, and `longline profile analyze`": bool(traces) and answers("profile", "analyze", folder),
+        "messages to a Lark or Feishu group": len(told) >= 2,
+    }
+
+
+def answers(*command: object) -> bool:
+    from longline.cli import run_cli
+
+    return run_cli([str(part) for part in command]) == 0
