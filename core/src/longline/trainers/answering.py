@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from longline.trainers.trl import TrlTrainer, drop_idle_reference, refusals
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
+    from longline.events import Cell
     from longline.trainers import Parts
 
 
@@ -49,10 +51,10 @@ class AnsweringTrainer(TrlTrainer):
         """Return trl's loss, and note the batch if anybody wants to know."""
         result = super().method_loss(model, inputs, num_items_in_batch)
         if self.noting:
-            self._note_answers(inputs)
+            self.note(lambda: self._answer_rows(inputs))
         return result
 
-    def _note_answers(self, inputs: dict[str, Any]) -> None:
+    def _answer_rows(self, inputs: dict[str, Any]) -> Iterator[dict[str, Cell]]:
         scores = inputs["scores"].float()
         weights = self.reward_weights.to(scores.device)  # type: ignore[attr-defined]
         total = (scores * weights).nansum(1).masked_fill(scores.isnan().all(1), torch.nan).tolist()
@@ -65,16 +67,9 @@ class AnsweringTrainer(TrlTrainer):
             strict=True,
         )
         names: list[str] = self.reward_func_names  # type: ignore[attr-defined]
-        self.note(
-            {
-                "prompt": prompt,
-                "completion": completion,
-                **dict(zip(names, row, strict=True)),
-                "reward": reward,
-                "advantage": advantage,
-            }
-            for prompt, completion, row, reward, advantage in columns
-        )
+        for prompt, completion, row, reward, advantage in columns:
+            own = dict(zip(names, row, strict=True))
+            yield {"prompt": prompt, "completion": completion, **own, "reward": reward, "advantage": advantage}
 
     def adopt_reference(self, model: Any) -> None:
         """Compare with `model` as trl does with the reference that it would have loaded itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from trl import KTOConfig
@@ -13,6 +13,7 @@ from longline.trainers.trl import TrlTrainer, drop_idle_reference, policy_and_re
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
+    from longline.events import Cell
     from longline.trainers import Parts
 
 
@@ -26,12 +27,16 @@ class KTOTrainer(TrlTrainer, TrlKTOTrainer):
         with self.log_probabilities() as seen:
             result = super().method_loss(model, inputs, num_items_in_batch)
         policy, reference = (values[:, -(inputs["input_ids"].size(1) - 1) :].sum(1) for values in policy_and_reference(seen))
-        rewards = (self.beta * (policy - reference)).float().cpu().tolist()
-        prompts, completions = self.prompts_and_completions(inputs)
-        self.note(
-            {"prompt": prompt, "completion": completion, "label": label, "reward": reward}
-            for prompt, completion, label, reward in zip(prompts, completions, inputs["label"].tolist(), rewards, strict=True)
-        )
+        rewards = self.beta * (policy - reference)
+        batch = dict(inputs)
+
+        def rows() -> Iterator[dict[str, Cell]]:
+            texts = zip(*self.prompts_and_completions(batch), strict=True)
+            numbers = zip(batch["label"].tolist(), rewards.float().cpu().tolist(), strict=True)
+            for (prompt, completion), (label, reward) in zip(texts, numbers, strict=True):
+                yield {"prompt": prompt, "completion": completion, "label": label, "reward": reward}
+
+        self.note(rows)
         return result
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class LonglineTrainer(Trainer):
         self.describe_rows = describe_rows
         self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
         self._heard = run.listens("on_completions")
-        self._noted: list[dict[str, Cell]] = []
+        self._noted: list[Callable[[], Iterable[dict[str, Cell]]]] = []
         self._row_ids: list[int] = []
         self._batch_tokens: torch.Tensor | None = None
         self._tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
@@ -132,16 +133,21 @@ class LonglineTrainer(Trainer):
         """Whether rows are wanted for on_completions: somebody listens, and this is training, not evaluation."""
         return self._heard and bool(self.model.training)  # type: ignore[union-attr]
 
-    def note(self, rows: Iterable[dict[str, Cell]]) -> None:
-        """Keep rows, all with the same columns, for the on_completions of this step."""
-        self._noted.extend(rows)
+    def note(self, rows: Callable[[], Iterable[dict[str, Cell]]]) -> None:
+        """Keep what makes rows, all with the same columns, for the on_completions of this step; called when the step is done."""
+        self._noted.append(rows)
 
     def take_noted(self) -> list[dict[str, Cell]]:
-        """What was noted since the last call, on all ranks; every rank must call it."""
+        """The rows noted since the last call, on all ranks; every rank must call it. What it costs is in the account."""
+        if not self._heard:
+            return []
+        begin = time.perf_counter()
         noted, self._noted = self._noted, []
-        if not self._heard or self.args.world_size == 1:
-            return noted
-        gathered: list[dict[str, Cell]] = gather_object(noted)
+        rows = [row for make in noted for row in make()]
+        gathered: list[dict[str, Cell]] = gather_object(rows) if self.args.world_size > 1 else rows
+        cost = self.run.account.open("longline:rows", "on_completions", core=True)
+        cost.calls += 1
+        cost.seconds += time.perf_counter() - begin
         return gathered
 
     # --- optimizer and scheduler ------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
+    from longline.events import Cell
+
 REFERENCE_ADAPTER = "ref"
 """What trl calls its frozen copy of an adapter."""
 
@@ -68,15 +70,19 @@ class TrlTrainer(LonglineTrainer):
 
     def note_pairs(self, inputs: Mapping[str, torch.Tensor], chosen: torch.Tensor, rejected: torch.Tensor, **more: Any) -> None:
         """Keep the pairs of a batch with the rewards [pairs] of both sides, and `more` columns of numbers [pairs]."""
-        prompts, completions = self.prompts_and_completions(inputs)
-        count = len(chosen)
-        texts = zip(prompts[:count], completions[:count], completions[count:], strict=True)
-        numbers = [values.detach().float().cpu().tolist() for values in (chosen, rejected, chosen - rejected, *more.values())]
-        columns = ("reward_chosen", "reward_rejected", "margin", *more)
-        self.note(
-            {"prompt": prompt, "chosen": better, "rejected": worse, **dict(zip(columns, values, strict=True))}
-            for (prompt, better, worse), values in zip(texts, zip(*numbers, strict=True), strict=True)
-        )
+        columns = {"reward_chosen": chosen, "reward_rejected": rejected, "margin": chosen - rejected, **more}
+        kept = {name: values.detach() for name, values in columns.items()}
+        batch = dict(inputs)
+
+        def rows() -> Iterator[dict[str, Cell]]:
+            prompts, completions = self.prompts_and_completions(batch)
+            count = len(chosen)
+            texts = zip(prompts[:count], completions[:count], completions[count:], strict=True)
+            numbers = zip(*(values.float().cpu().tolist() for values in kept.values()), strict=True)
+            for (prompt, better, worse), values in zip(texts, numbers, strict=True):
+                yield {"prompt": prompt, "chosen": better, "rejected": worse, **dict(zip(kept, values, strict=True))}
+
+        self.note(rows)
 
     @contextmanager
     def log_probabilities(self) -> Iterator[list[torch.Tensor]]:

@@ -40,6 +40,8 @@ def main() -> int:
     answers = _only_for_answers()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(10)  # where training takes every core, it comes first
     messages = _messages(sys.stdin)
     recorder = Recorder(answers)
     try:
