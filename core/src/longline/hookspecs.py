@@ -152,7 +152,7 @@ def provide_trainer_class(run: Run) -> type[Trainer] | None:
 
 @_spec("once; the core answers with the collator of the data's layout")
 def provide_collator(run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]] | None:
-    """A function from a list of rows (input_ids, labels, and for packs seq_lengths) to a batch of tensors."""
+    """A function from a list of rows to a batch, as `longline.data.collate.Collator` makes one for the plan's layout."""
 
 
 @_spec("once; the core answers with the method's own loss")
@@ -160,8 +160,8 @@ def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
     """A function `(trainer, model, inputs, num_items_in_batch) -> (loss, outputs)`.
 
     `inputs` is a batch on the device, `num_items_in_batch` the trained tokens of the whole optimizer step over all ranks and
-    accumulated batches; `loss` is a scalar, the sum over the batch's trained tokens divided by it. Claim `loss` when you
-    answer.
+    accumulated batches; `loss` is a scalar, the sum over the batch's trained tokens divided by it. For methods beside sft the
+    batch and the scale are those of trl's trainer. Claim `loss` when you answer.
     """
 
 

@@ -11,7 +11,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from longline.rewards import guarded
-from longline.trainers.trl import TrlTrainer, drop_idle_reference, refusals
+from longline.trainers.trl import TrlTrainer, construct
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -107,19 +107,11 @@ def build_answering(parts: Parts, args: TrainingArguments, name: str) -> Trainer
     options.reward_weights = [reward.weight for reward in parts.rewards]
     if parts.reference is not None:
         options.beta, options.sync_ref_model = 0.0, False
-    with refusals(f"trl.{name}"):
-        trainer = cast("Any", parts.trainer_class)(
-            model=parts.model,
-            reward_funcs=[guarded(reward, parts.describe_rows) for reward in parts.rewards],
-            args=args,
-            train_dataset=parts.train,
-            eval_dataset=parts.eval,
-            processing_class=parts.tokenizer,
-        )
+    functions = [guarded(reward, parts.describe_rows) for reward in parts.rewards]
+    trainer = construct(parts, args, name, reward_funcs=functions)
     options.sync_ref_model = sync
     options.beta = trainer.beta = beta
     trainer.data_collator = parts.collator
     if parts.reference is not None:
         trainer.adopt_reference(parts.reference)
-    drop_idle_reference(parts.model)
     return cast("Trainer", trainer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from longline.trainers.trl import TrlTrainer, refusals
+from longline.trainers.trl import TrlTrainer, construct
 
 if TYPE_CHECKING:
     import torch
@@ -46,16 +46,9 @@ def build_concatenated(parts: Parts, args: TrainingArguments, name: str) -> Trai
     sample = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
     shown = is_progress_bar_enabled()
     disable_progress_bar()
+    sampled = {"train_dataset": sample, "eval_dataset": None if parts.eval is None else sample}
     try:
-        with refusals(f"trl.{name}"):
-            trainer = cast("Any", parts.trainer_class)(
-                model=parts.model,
-                args=args,
-                train_dataset=sample,
-                eval_dataset=None if parts.eval is None else sample,
-                data_collator=parts.collator,
-                processing_class=parts.tokenizer,
-            )
+        trainer = construct(parts, args, name, data_collator=parts.collator, **sampled)
     finally:
         if shown:
             enable_progress_bar()

@@ -9,7 +9,7 @@ import torch
 from trl import DPOConfig
 from trl import DPOTrainer as TrlDPOTrainer
 
-from longline.trainers.trl import TrlTrainer, drop_idle_reference, policy_and_reference, refusals, trl_arguments
+from longline.trainers.trl import TrlTrainer, construct, policy_and_reference, trl_arguments
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -82,15 +82,7 @@ def trainer_class() -> type[Trainer]:
 
 def build(parts: Parts, args: TrainingArguments) -> Trainer:
     """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
-    with refusals("trl.DPOTrainer"):
-        trainer = cast("Any", parts.trainer_class)(
-            model=parts.model,
-            ref_model=parts.reference,
-            args=args,
-            train_dataset=parts.train,
-            eval_dataset=parts.eval,
-            data_collator=with_precomputed(parts.collator),
-            processing_class=parts.tokenizer,
-        )
-    drop_idle_reference(parts.model)
-    return cast("Trainer", trainer)
+    trainer: Trainer = construct(
+        parts, args, "DPOTrainer", ref_model=parts.reference, data_collator=with_precomputed(parts.collator)
+    )
+    return trainer

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from trl import KTOConfig
 from trl import KTOTrainer as TrlKTOTrainer
 
-from longline.trainers.trl import TrlTrainer, drop_idle_reference, policy_and_reference, refusals, trl_arguments
+from longline.trainers.trl import TrlTrainer, construct, policy_and_reference, trl_arguments
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -57,15 +57,5 @@ def trainer_class() -> type[Trainer]:
 
 def build(parts: Parts, args: TrainingArguments) -> Trainer:
     """Build the trainer of prepared rows with labels. Raises ConfigError for what trl refuses."""
-    with refusals("trl.KTOTrainer"):
-        trainer = cast("Any", parts.trainer_class)(
-            model=parts.model,
-            ref_model=parts.reference,
-            args=args,
-            train_dataset=parts.train,
-            eval_dataset=parts.eval,
-            data_collator=parts.collator,
-            processing_class=parts.tokenizer,
-        )
-    drop_idle_reference(parts.model)
-    return cast("Trainer", trainer)
+    trainer: Trainer = construct(parts, args, "KTOTrainer", ref_model=parts.reference, data_collator=parts.collator)
+    return trainer

@@ -9,7 +9,7 @@ from trl import RewardConfig
 from trl import RewardTrainer as TrlRewardTrainer
 
 from longline.trainers.trainer import LonglineTrainer
-from longline.trainers.trl import TrlTrainer, refusals, trl_arguments
+from longline.trainers.trl import TrlTrainer, construct, trl_arguments
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -49,16 +49,5 @@ def build(parts: Parts, args: TrainingArguments) -> Trainer:
     """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
     # trl leaves out pairs by its own limit; ours are cut to data.max_length already.
     cast("Any", args).max_length = None
-    with refusals("trl.RewardTrainer"):
-        return cast(
-            "Trainer",
-            cast("Any", parts.trainer_class)(
-                model=parts.model,
-                args=args,
-                train_dataset=parts.train,
-                eval_dataset=parts.eval,
-                data_collator=parts.collator,
-                processing_class=parts.tokenizer,
-            ),
-        )
-    raise AssertionError  # for type checkers: a context manager may swallow exceptions, this one does not
+    trainer: Trainer = construct(parts, args, "RewardTrainer", data_collator=parts.collator)
+    return trainer

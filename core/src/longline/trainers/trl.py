@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from longline import telemetry
 from longline.errors import ConfigError, LonglineError, Problem
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from longline.events import Cell
+    from longline.trainers import Parts
 
 REFERENCE_ADAPTER = "ref"
 """What trl calls its frozen copy of an adapter."""
@@ -116,6 +117,19 @@ def trl_arguments(cls: type[TrainingArguments], trainer_args: Mapping[str, Any])
     with refusals(f"trl.{cls.__name__}"):
         return cls(**trainer_args)
     raise AssertionError  # for type checkers: a context manager may swallow exceptions, this one does not
+
+
+def construct(parts: Parts, args: TrainingArguments, name: str, **more: Any) -> Any:
+    """Build a trainer of trl, called `name` there, of its parts and of `more` arguments.
+
+    Raises:
+        ConfigError: the constructor refuses something.
+    """
+    common = {"train_dataset": parts.train, "eval_dataset": parts.eval, "processing_class": parts.tokenizer}
+    with refusals(f"trl.{name}"):
+        trainer = cast("Any", parts.trainer_class)(model=parts.model, args=args, **{**common, **more})
+    drop_idle_reference(parts.model)
+    return trainer
 
 
 @contextmanager
