@@ -420,7 +420,8 @@ class Onlooker(Plugin):
 
 
 def test_a_run_has_what_the_pages_say(run_longline: Any):
-    from longline.run import OWN_NAMES, Phase
+    from longline.folder import OWN_NAMES
+    from longline.run import Phase
 
     onlooker = Onlooker(Onlooker.Config())
     outcome = run_longline(plugins=[onlooker], trainer={"save_strategy": "steps", "save_steps": 5, "logging_first_step": True})

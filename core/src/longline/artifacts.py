@@ -183,16 +183,6 @@ def write_manifest(path: Path, content: Mapping[str, Any], mask: Callable[[str],
     write_atomically(path, mask(json.dumps(content, indent=2, ensure_ascii=False, default=str)) + "\n")
 
 
-def plugin_files(run_dir: Path) -> list[str]:
-    """What the plugins of an earlier run in this folder wrote beside its own files; nothing if there is no readable manifest."""
-    try:
-        listed = json.loads((run_dir / "run.json").read_text(encoding="utf-8")).get("files", [])
-    except (OSError, ValueError, AttributeError):
-        return []
-    names = listed if isinstance(listed, list) else []
-    return [name for name in names if isinstance(name, str) and name == Path(name).name]
-
-
 def read_manifest(run_dir: Path) -> dict[str, Any]:
     """Return the manifest of a run folder.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import SecretStr
 
-from longline import artifacts, distributed, signals, telemetry
+from longline import artifacts, distributed, folder, signals, telemetry
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
 from longline.builtin.jsonlog import JsonLog
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("longline.plugins")
 
 Phase = Literal["start", "arguments", "tokenizer", "data", "model", "trainer", "train", "save", "end"]
-
-OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", "merged", "evaluation", artifacts.STAGING)
-"""What a run writes into its folder, beside checkpoints and what plugins name in `Plugin.files`; `--overwrite` deletes these and
-nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +159,9 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
     code = EXIT_TRAINING
     with ExitStack() as stack:
         if run.is_main:
-            stack.enter_context(_folder(run, resume, overwrite))
+            claimed = folder.claim(run.output_dir, resume=bool(resume), overwrite=overwrite, files=_files(run))
+            stack.enter_context(claimed)
+            folder.write_config(run.plan.config_path, run.resolved)
         resume_from = artifacts.resume_point(run.output_dir, resume) if resume else None
         stack.enter_context(signals.handling(run.stop, lambda signum: _write_manifest(run, "interrupted", 128 + signum)))
         try:
@@ -399,52 +395,7 @@ def _save(run: Run, trainer: Any) -> None:
     run.hook.on_save(run=run, path=run.plan.model_dir)
 
 
-# --- the folder -----------------------------------------------------------------------------------------------------------------
-
-
-def _folder(run: Run, resume: str | None, overwrite: bool) -> ExitStack:
-    """Claim the run folder, for this process alone, and put the resolved config into it.
-
-    Raises:
-        ConfigError: it cannot be written, is in use, or holds another run and neither `resume` nor `overwrite` is given.
-    """
-    folder = run.output_dir
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder / ".lock", timeout=0))
-            if not resume:
-                _clear(folder, overwrite, _files(run.plugins))
-            artifacts.write_atomically(run.plan.config_path, run.resolved)
-        except Timeout:
-            raise ConfigError(f"{folder} is in use by another run", hint="wait for it, or choose another output_dir") from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(f"cannot write the run folder {folder}: {reason}", hint="check output_dir") from error
-        return stack.pop_all()
-    raise AssertionError  # for type checkers: an ExitStack may swallow exceptions, this one does not
-
-
-def _files(plugins: Sequence[LoadedPlugin]) -> list[str]:
-    """What plugins write into the run folder, by their own account."""
-    return sorted({name for plugin in plugins for name in getattr(plugin.instance, "files", ())})
-
-
-def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
-    """Delete what an earlier run left, if that is wanted; whatever else lies in the folder stays.
-
-    `files` are those of this run's plugins; the earlier run's may have been others.
-    """
-    names = {*OWN_NAMES, *files, *artifacts.plugin_files(folder)}
-    taken = [path for path in folder.iterdir() if path.name in names] + artifacts.checkpoints(folder)
-    if taken and not overwrite:
-        hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
-        raise ConfigError(f"{folder} already holds a run", hint=hint)
-    for path in taken:
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "config.yaml":  # replaced in place: another rank may be reading it
-            path.unlink()
+# --- the manifest ---------------------------------------------------------------------------------------------------------------
 
 
 def _close_manifest(run: Run, status: Status, exit_code: int) -> None:
@@ -454,6 +405,11 @@ def _close_manifest(run: Run, status: Status, exit_code: int) -> None:
     except OSError as error:
         if status != "failed":
             raise artifacts.not_written(error, run.plan.manifest_path) from error
+
+
+def _files(run: Run) -> list[str]:
+    """What plugins write into the run folder, by their own account."""
+    return sorted({name for plugin in run.plugins for name in getattr(plugin.instance, "files", ())})
 
 
 def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:
@@ -472,7 +428,7 @@ def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:
         "plan": {fact.name: fact.value for fact in run.plan.facts},
         "versions": artifacts.versions(),
         "plugins": [{"name": p.name, "distribution": p.distribution, "version": p.version} for p in run.plugins],
-        "files": _files(run.plugins),
+        "files": _files(run),
         "data": run.summary.data,
         "summary": {
             "steps": run.summary.steps,
