@@ -335,6 +335,19 @@ def test_each_model_is_loaded_once_and_says_its_role(method, adapter, extra, exp
         assert [line.partition("role=")[2].rstrip(")") for line in outcome.hooks(hook)] == expected
 
 
+@pytest.mark.parametrize("start", [True, "pissa", "olora"])
+def test_an_adapter_is_compared_with_its_own_start(start, run_longline, tmp_path):
+    """PiSSA and OLoRA move the base's weights into the adapter, so that the base alone would be another model."""
+    watcher, plugin = watch()
+    given = options("dpo", tmp_path, learning_rate=1e-2, save_strategy="steps", save_steps=1)
+    outcome = run_longline(plugins=[plugin], adapter={**LORA, "init_lora_weights": start}, **given)
+    first, last = watcher.told[0][1], watcher.told[-1][1]
+    assert [row["margin"] for row in first.rows] == pytest.approx([0.0] * 4, abs=1e-5)
+    assert any(abs(float(row["margin"])) > 1e-3 for row in last.rows)
+    assert ("ref" in watcher.trainer.model.peft_config) is (start is not True)
+    assert not (outcome.output_dir / "model" / "ref").exists()
+
+
 def test_lora_saves_the_tuned_adapter_alone(run_longline, tmp_path):
     outcome = run_longline(adapter=LORA, **options("dpo", tmp_path, max_steps=2, save_strategy="steps", save_steps=1))
     for folder in (outcome.output_dir / "model", outcome.output_dir / "checkpoint-1"):
