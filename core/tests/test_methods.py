@@ -248,6 +248,36 @@ def test_rloo_advantages_leave_one_out_and_charge_the_distance_to_the_reference(
             assert row["advantage"] == pytest.approx(row["reward"] - other["reward"], abs=1e-4)
 
 
+def test_rloo_charges_each_answer_its_distance_to_the_reference(run_longline, tmp_path, tiny_model_dir):
+    """Computed again from the tokens and the weights that the last step started from: reward - beta * (log p - log p_ref)."""
+    beta, watcher = 0.5, Watcher()
+    kept: dict[str, Any] = {}
+
+    class Keeper(Plugin):
+        @hookimpl
+        def pre_optimizer_step(self, trainer, step):
+            kept[step] = trainer._buffered_inputs[0]
+
+    plugins = [LoadedPlugin.of(watcher), LoadedPlugin.of(Keeper(PluginConfig()))]
+    run_longline(plugins=plugins, **options("rloo", tmp_path, beta=beta, learning_rate=1e-2))
+    judge = Judge(tiny_model_dir, watcher.weights[2], lora=False, score=False)
+    batch, rows = kept[3], watcher.told[2][1].rows
+    charged = []
+    for index, row in enumerate(rows):
+        prompt = batch["prompt_ids"][index][batch["prompt_mask"][index].bool()].tolist()
+        answer = batch["completion_ids"][index][batch["completion_mask"][index].bool()].tolist()
+        ids = torch.tensor([prompt + answer])
+        with torch.no_grad():
+            both = [model(ids).logits[0, :-1].double().log_softmax(-1) for model in (judge.policy, judge.reference)]
+        places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        policy, reference = (sum(each[place, ids[0, place + 1]].item() for place in places) for each in both)
+        charged.append(row["reward"] - beta * (policy - reference))
+        assert abs(policy - reference) > 1e-3
+    for index, row in enumerate(rows):
+        others = [charged[at] for at, other in enumerate(rows) if at != index and other["prompt"] == row["prompt"]]
+        assert row["advantage"] == pytest.approx(charged[index] - sum(others) / len(others), abs=1e-4)
+
+
 @pytest.mark.parametrize("method", [*PAIRED, "kto"])
 def test_trl_logs_the_means_of_what_is_told(method, run_longline, tmp_path):
     watcher, plugin = watch()
@@ -405,6 +435,8 @@ def test_evaluation_uses_the_same_rows_of_another_split(method, run_longline, tm
         (["scores:number"], ConfigError, ["rewards.0: scores:number is a int, not a function"]),
         (["nowhere:f"], ConfigError, ["rewards.0: cannot import 'nowhere'", "it is looked for in"]),
         (["reasoning_gum"], ConfigError, ["no reward function 'reasoning_gum' is installed", "reasoning_gym"]),
+        ([{"function": "scores:length", "name": "prompt"}], ConfigError, ["'prompt' is another column"]),
+        ([{"function": "scores:length", "name": "reward"}], ConfigError, ["'reward' is another column"]),
         ([{"function": "scores:scaled", "options": {"wanted": 1}}], ConfigError, ["rewards.0.options: wanted is a column"]),
         (["reasoning_gym"], Exception, ["needs the columns answer and metadata, and the data has: wanted"]),
     ],
@@ -424,6 +456,15 @@ def test_reward_functions_get_their_options_and_a_name_of_their_own(run_longline
     }
     run_longline(plugins=[plugin], **given)
     assert {row["four"] for _, told in watcher.told for row in told.rows} == {4.0}
+
+
+def test_a_reward_function_may_be_called_margin(run_longline, tmp_path):
+    """That word tells the score of pairs, and nothing here."""
+    watcher, plugin = watch()
+    run_longline(
+        plugins=[plugin], **{**options("grpo", tmp_path), "rewards": [{"function": "scores:length", "name": "margin"}]}
+    )
+    assert {told.score for _, told in watcher.told} == {"reward"}
 
 
 def test_a_plugin_gives_the_reward_functions(run_longline, tmp_path):

@@ -44,6 +44,11 @@ class MethodFacts:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def score(self) -> str:
+        """The column of on_completions that tells good rows from bad ones."""
+        return "margin" if self.layout == "pairs" else "reward"
+
+    @property
     def answers(self) -> bool:
         """Whether the policy answers prompts in training, and rewards score them."""
         return self.layout == "prompts"

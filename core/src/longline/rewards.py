@@ -23,6 +23,17 @@ GROUP = "longline.rewards"
 """The entry-point group of installed reward functions."""
 
 Scores = Sequence[float | None]
+TAKEN = ("prompt", "completion", "reward", "advantage")
+"""The other columns of on_completions, which no reward function may be called."""
+
+
+def refuse_names(rewards: Sequence[RewardFunction]) -> None:
+    """Each function is a column of its own, and a metric. Raises ConfigError for a name that is taken, or there twice."""
+    names = [reward.name for reward in rewards]
+    for name in names:
+        if name in TAKEN or names.count(name) > 1:
+            what = f"{name!r} is another column of what is told of each answer" if name in TAKEN else f"two are called {name!r}"
+            raise ConfigError(f"rewards: {what}", hint="give the function a `name` of its own")
 
 
 def load_rewards(sections: Sequence[RewardSection], folder: Path) -> list[RewardFunction]:

@@ -237,11 +237,14 @@ def _rewards(run: Run) -> Sequence[RewardFunction]:
     """Import what scores answers before anything is loaded: a typo shall not cost the loading of a model."""
     if not METHODS[run.config.method].answers:
         return ()
+    from longline.rewards import refuse_names
+
     found: Sequence[RewardFunction] | None = run.hook.provide_reward_functions(run=run)
     if not found:
         raise ConfigError(
             f"{run.config.method} needs at least one reward function", hint="rewards: [reasoning_gym], or your own"
         )
+    refuse_names(found)
     return found
 
 

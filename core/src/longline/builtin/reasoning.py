@@ -28,7 +28,9 @@ def score(
         ConfigError: reasoning-gym is not installed.
     """
     if answer is None or metadata is None:
-        found = ", ".join(sorted(name for name in columns if name not in _FROM_TRAINER)) or "none"
+        from longline.data.prompts import TAKEN
+
+        found = ", ".join(sorted(columns.keys() - TAKEN)) or "none"
         raise DataError(
             f"the reward reasoning_gym needs the columns answer and metadata, and the data has: {found}",
             hint="write the rows of a reasoning_gym dataset as they are, with `question` as the prompt",
@@ -36,9 +38,6 @@ def score(
     question = columns.get("question") or [None] * len(completions)
     rows = zip(completions, question, answer, metadata, strict=True)
     return [_score(text_of(completion), asked, right, about, tag) for completion, asked, right, about in rows]
-
-
-_FROM_TRAINER = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
 
 def text_of(completion: Any) -> str:

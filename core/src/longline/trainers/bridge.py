@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from longline.distributed import most
 from longline.events import Completions
+from longline.plan import METHODS
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class HookBridge(TrainerCallback):
         """Tell what this step was made of; methods that compare nothing have noted nothing."""
         rows = self.trainer.take_noted()
         if rows:
-            score = "margin" if "margin" in rows[0] else "reward"
-            completions = Completions(self.run.config.method, tuple(rows), score)
+            method = self.run.config.method
+            completions = Completions(method, tuple(rows), METHODS[method].score)
             self.run.hook.on_completions(run=self.run, completions=completions, step=step)
 
     def _asked_to_stop(self) -> bool:
