@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from longline.hookspecs import hookimpl
+from longline.plan import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,9 +45,13 @@ class Defaults:
         return Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout, max_length=run.config.data.max_length)
 
     @hookimpl
-    def provide_loss(self) -> LossFunction:
-        """Answer with the loss of the method's trainer."""
-        return _method_loss
+    def provide_loss(self, run: Run, model: PreTrainedModel) -> LossFunction:
+        """Answer with the loss of the method's trainer; for sft, with logits of the trained tokens alone."""
+        if METHODS[run.config.method].layout is not None:
+            return _method_loss  # trl's trainers look after their logits themselves
+        from longline.head import trained_tokens_loss
+
+        return trained_tokens_loss(model)
 
     @hookimpl
     def provide_optimizer(self, trainer: Any, model: PreTrainedModel) -> torch.optim.Optimizer:

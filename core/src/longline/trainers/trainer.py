@@ -39,6 +39,8 @@ class LonglineTrainer(Trainer):
     loss_function: Callable[..., Any]
     describe_rows: Callable[[list[int]], str]
     stop_on_nonfinite: bool
+    wants_logits = False
+    """Whether an evaluation is going on that needs the logits of all tokens."""
 
     def attach(self, run: Run, loss: Callable[..., Any], describe_rows: Callable[[list[int]], str]) -> None:
         """Hand over what the constructor of a Trainer has no place for."""
@@ -114,6 +116,14 @@ class LonglineTrainer(Trainer):
     def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Return the method's own loss and the model's outputs: the core's answer to provide_loss."""
         return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one batch; a loss that saves itself logits is told whether somebody wants them."""
+        self.wants_logits = not prediction_loss_only
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        finally:
+            self.wants_logits = False
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the number of tokens trained on so far, padding left out, over all ranks."""
