@@ -223,6 +223,17 @@ def _dtype(config: Config, machine: Machine) -> tuple[Literal["float32", "bfloat
     return "float32", f"auto: this {machine.device} has no fast bfloat16"
 
 
+def _mixed(config: Config, machine: Machine) -> tuple[bool, str]:
+    """Whether matrices are multiplied in bfloat16 while weights, sums and updates stay float32."""
+    if config.model.dtype != "auto":
+        return False, "model.dtype is given"
+    if config.adapter is not None:
+        return False, "auto: the dtype of the frozen base decides"
+    if machine.bfloat16:
+        return True, f"auto: this {machine.device} computes in bfloat16; weights stay float32"
+    return False, f"auto: this {machine.device} has no fast bfloat16"
+
+
 def _layout(config: Config) -> tuple[Layout, str]:
     if own := METHODS[config.method].layout:
         return own, f"method {config.method}"
@@ -240,9 +251,12 @@ def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], lis
     method = METHODS[config.method]
     args = {**TRAINER_DEFAULTS, **method.arguments, **config.trainer}
     facts = []
+    if not {"bf16", "fp16"} & config.trainer.keys():
+        # trl's own default would be another one than transformers'; here one config means the same for every method
+        args["bf16"], why = _mixed(config, machine)
+        facts.append(Fact("bf16", str(args["bf16"]).lower(), why))
     if config.method != "sft":
-        # trl would turn both on; here one config means the same for every method
-        args.setdefault("bf16", False)
+        # trl would turn it on
         names = [name for name in CHECKPOINTING if name in trainer_fields(config.method)]
         if names and not set(names) & config.trainer.keys():
             args[names[0]] = False

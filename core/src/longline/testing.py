@@ -236,7 +236,7 @@ def run_config(tmp_path: Path, tiny_model_dir: Path, chat_rows: Path) -> Callabl
     """Return a function that writes a config and returns its path.
 
     `run_config(trainer={"max_steps": 3}, plugins=["mine"])`: keywords are merged into a config that trains the tiny model on
-    `chat_rows` for 5 steps of 2 rows on the CPU, logs every step and saves no checkpoints. None removes a key.
+    `chat_rows` in float32 for 5 steps of 2 rows on the CPU, logs every step and saves no checkpoints. None removes a key.
     """
 
     def write(**overrides: Any) -> Path:
@@ -244,7 +244,7 @@ def run_config(tmp_path: Path, tiny_model_dir: Path, chat_rows: Path) -> Callabl
 
         base: dict[str, Any] = {
             "method": "sft",
-            "model": {"path": str(tiny_model_dir)},
+            "model": {"path": str(tiny_model_dir), "dtype": "float32"},
             "data": {
                 "train": [{"path": str(chat_rows), "format": "chat"}],
                 "max_length": 128,

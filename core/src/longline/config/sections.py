@@ -59,8 +59,8 @@ class ModelSection(Section):
     gguf_file: str | None = None
     """Which GGUF file to take when `path` is a folder or hub id that holds some."""
     dtype: Dtype = "auto"
-    """The type of the weights. `auto`: bfloat16 for a frozen base under an adapter where the device computes in it,
-    float32 otherwise (full fine-tuning in pure bfloat16 loses small updates; use `trainer.bf16` for mixed precision)."""
+    """The type of the weights. `auto`: where the device computes in bfloat16, that for a frozen base under an adapter, and float32
+    with mixed precision (`trainer.bf16`) when all weights are trained; float32 alone elsewhere."""
     attn_implementation: str = "sdpa"
     """sdpa, eager, flex_attention, flash_attention_2/3/4, or the hub id of a kernel."""
     trust_remote_code: bool = False

@@ -1,0 +1,63 @@
+"""What the plan decides from config and machine, and that a run does it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from longline import Plugin, hookimpl
+from longline.config import load_config
+from longline.plan import Machine, build_plan
+from longline.plugins import PluginConfig
+
+LORA = {"type": "lora", "r": 4}
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("model", "adapter", "trainer", "fast", "weights", "mixed"),
+    [
+        ({"dtype": "auto"}, None, {}, True, "float32", True),
+        ({"dtype": "auto"}, None, {}, False, "float32", False),
+        ({"dtype": "auto"}, LORA, {}, True, "bfloat16", False),
+        ({"dtype": "auto"}, LORA, {}, False, "float32", False),
+        ({"dtype": "float32"}, None, {}, True, "float32", False),
+        ({"dtype": "auto"}, None, {"bf16": False}, True, "float32", False),
+        ({"dtype": "float32"}, None, {"bf16": True}, True, "float32", True),
+    ],
+)
+def test_precision_is_decided_alike_for_every_method(run_config, method, model, adapter, trainer, fast, weights, mixed):
+    config = load_config(run_config(method=method, model=model, adapter=adapter, trainer=trainer)).config
+    plan = build_plan(config, Machine(bfloat16=fast))
+    assert (plan.dtype, plan.trainer_args["bf16"]) == (weights, mixed)
+    told = [fact for fact in plan.facts if fact.name == "bf16"]
+    assert [fact.value for fact in told] == ([] if "bf16" in trainer else [str(mixed).lower()])
+
+
+def test_fp16_is_left_alone(run_config):
+    config = load_config(run_config(model={"dtype": "auto"}, trainer={"fp16": True})).config
+    assert "bf16" not in build_plan(config, Machine(bfloat16=True)).trainer_args
+
+
+class Products(Plugin):
+    """Keeps the type in which the model multiplies, and its losses."""
+
+    def __init__(self) -> None:
+        super().__init__(PluginConfig())
+        self.types: set[torch.dtype] = set()
+
+    @hookimpl
+    def post_model_load(self, model):
+        model.model.layers[0].mlp.down_proj.register_forward_hook(lambda _, given, made: self.types.add(made.dtype))
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(run_longline, tmp_path):
+    plain, mixed = Products(), Products()
+    exact = run_longline(trainer={"max_steps": 3}, plugins=[plain])
+    rounded = run_longline(output_dir=str(tmp_path / "mixed"), trainer={"max_steps": 3, "bf16": True}, plugins=[mixed])
+    assert (plain.types, mixed.types) == ({torch.float32}, {torch.bfloat16})
+    saved = load_file(rounded.output_dir / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    pairs = zip((e["loss"] for e in exact.log if "loss" in e), (e["loss"] for e in rounded.log if "loss" in e), strict=True)
+    assert all(abs(a - b) < 0.03 * a for a, b in pairs)
