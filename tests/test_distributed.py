@@ -63,7 +63,7 @@ class Place:
     def config(self, name: str, **overrides: Any) -> Path:
         """A config that makes 8 steps of 4 rows in all: 1 rank takes 4 at a time, 2 ranks 2 each."""
         base: dict[str, Any] = {
-            "model": {"path": str(self.model)},
+            "model": {"path": str(self.model), "dtype": "float32"},
             "data": {
                 "train": [{"path": str(self.rows), "format": "chat"}],
                 "eval": [{"path": str(self.rows), "format": "chat", "limit": 8}],

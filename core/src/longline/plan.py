@@ -272,6 +272,9 @@ def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], lis
     elif not config.data.shuffle and "train_sampling_strategy" not in config.trainer:
         args["train_sampling_strategy"] = "sequential"
         facts.append(Fact("train_sampling_strategy", "sequential", "data.shuffle is off"))
+    elif method.layout == "pairs" and "train_sampling_strategy" not in config.trainer:
+        args["train_sampling_strategy"] = "group_by_length"
+        facts.append(Fact("train_sampling_strategy", "group_by_length", "pairs of like lengths need less padding"))
     if machine.world_size > 1 and "ddp_find_unused_parameters" not in config.trainer:
         args["ddp_find_unused_parameters"] = False
         facts.append(Fact("ddp_find_unused_parameters", "false", "every weight of a causal model takes part in every step"))

@@ -11,6 +11,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from longline.rewards import guarded
+from longline.trainers.compact import compact_fused_head
 from longline.trainers.trl import TrlTrainer, construct
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class AnsweringTrainer(TrlTrainer):
         add_fused_lm_head(
             model, temperature=args.temperature, cast_lm_head_to_fp32=getattr(args, "cast_lm_head_to_fp32", False)
         )
+        compact_fused_head(model)
         prepared = (
             prepare_fsdp(model, self.accelerator)
             if self.is_fsdp_enabled

@@ -20,6 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from longline import artifacts
 from longline.distributed import most
 from longline.errors import ConfigError, TrainingError
+from longline.trainers.sampling import LengthGroupedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,6 +75,15 @@ class LonglineTrainer(Trainer):
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         self.save_model(str(folder), _internal_call=True)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Group rows by length with a sampler that a resumed run can repeat."""
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or self.args.length_column_name not in rows.column_names:
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedSampler(rows.with_format("numpy")[self.args.length_column_name][:], batch, seed)
 
     # --- batches and loss -------------------------------------------------------------------------------------------------------
 

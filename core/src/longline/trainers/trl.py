@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from longline import telemetry
 from longline.errors import ConfigError, LonglineError, Problem
+from longline.trainers.compact import compact_fused_head
 from longline.trainers.trainer import LonglineTrainer
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ def construct(parts: Parts, args: TrainingArguments, name: str, **more: Any) -> 
     with refusals(f"trl.{name}"):
         trainer = cast("Any", parts.trainer_class)(model=parts.model, args=args, **{**common, **more})
     drop_idle_reference(parts.model)
+    for model in (parts.model, parts.reference):
+        if model is not None:
+            compact_fused_head(model)
     return trainer
 
 
