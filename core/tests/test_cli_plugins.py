@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -171,6 +170,28 @@ def test_show_prints_options_claims_and_hooks(site, capsys):
     assert "on_lgo (unknown" in hooks
 
 
+@pytest.mark.parametrize(("default", "told"), [("True", "loss"), ("False", "nothing")])
+def test_show_tells_claims_that_depend_on_options(tmp_path, monkeypatch, capsys, default, told):
+    module = f"claiming_{tmp_path.name}"
+    code = f"""
+        from longline import Plugin, PluginConfig
+
+        class KernelConfig(PluginConfig):
+            fused: bool = {default}
+
+        class RichPlugin(Plugin):
+            Config = KernelConfig
+
+            @property
+            def claims(self):
+                return frozenset({{"loss"}} if self.config.fused else ())
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    add(tmp_path, "kernel", module, dedent(code), "1.0", "A kernel.")
+    assert run_cli(["plugins", "show", "kernel"]) == 0
+    assert f"claims        {told} without options; its options decide" in capsys.readouterr().out
+
+
 def test_show_as_json(site, capsys):
     assert run_cli(["plugins", "--json", "show", "rich"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -200,17 +221,12 @@ def test_help_tells_of_both_uses(capsys):
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "CONFIG"], ["plugins", "show", "rich"]])
-def test_it_is_quick_and_imports_no_heavy_library(site, config, arguments):
+def test_it_imports_no_heavy_library(site, config, arguments):
     arguments = [config("[rich]") if word == "CONFIG" else word for word in arguments]
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         f"from longline.cli import run_cli\nassert run_cli({arguments!r}) == 0\n"
         "print([n for n in ('torch', 'transformers', 'datasets', 'numpy') if n in sys.modules])"
     )
-    rounds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        rounds.append(time.perf_counter() - begin)
-        assert done.stdout.splitlines()[-1] == "[]"
-    assert min(rounds) < 1.0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

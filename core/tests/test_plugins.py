@@ -251,6 +251,44 @@ def test_two_plugins_that_claim_the_same_are_refused(site: Site, config):
     assert len(load_plugins(config("- fused"))) == 1
 
 
+BY_OPTIONS = """
+    from longline import Plugin, PluginConfig
+
+    class KernelConfig(PluginConfig):
+        fused: bool = False
+
+    class Kernel(Plugin):
+        Config = KernelConfig
+
+        @property
+        def claims(self):
+            return %s
+"""
+
+
+def test_claims_that_depend_on_options_are_refused_only_then(site: Site, config):
+    code = dedent(BY_OPTIONS % 'frozenset({"loss"} if self.config.fused else ())')
+    site.add("kernel", code, target="Kernel")
+    site.add("other", GOOD + '\n        claims = frozenset({"loss"})\n', version="2.0")
+    assert len(load_plugins(config("- kernel\n- other"))) == 2
+    error = refused(config("- other\n- kernel: {fused: true}"))
+    assert "plugin 'other' (longline-other 2.0) and plugin 'kernel' (longline-kernel 1.0) both claim 'loss'" in error.message
+    assert "remove 'other' or 'kernel' from plugins:" in error.hint
+    assert "set the options of 'kernel' so that it leaves 'loss' alone" in error.hint
+    assert "set the options of 'other'" not in error.hint
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [("'loss'", "has claims that are no set of names: 'loss'"), ("{}[1]", "cannot tell what it claims: KeyError: 1")],
+)
+def test_a_property_of_claims_that_is_wrong_is_refused(site: Site, config, answer, what):
+    site.add("kernel", dedent(BY_OPTIONS % answer), target="Kernel", version="0.9")
+    error = refused(config("- kernel"))
+    assert f"plugin 'kernel' (longline-kernel 0.9) {what}" in error.message
+    assert "pip install --upgrade longline-kernel" in error.hint
+
+
 def test_a_misspelled_hook_is_found_by_loading_alone(site: Site, config):
     site.add("good", GOOD.replace("on_log", "on_lgo"))
     assert "there is no hook 'on_lgo'; did you mean 'on_log'?" in refused(config("- good")).message

@@ -140,11 +140,22 @@ def show_command(name: str, as_json: bool) -> None:
     told = {
         **_facts(info),
         "entry_point": info.entry_point,
-        "claims": sorted(plugin.claims),
+        **_claims(plugin),
         "options": _options(plugin.Config),
         "hooks": _hooks(plugin),
     }
     click.echo(json.dumps(told, indent=2)) if as_json else _echo_plugin(told)
+
+
+def _claims(plugin: type[Plugin]) -> dict[str, Any]:
+    """What a class claims; where the options decide that, what it claims without any, if it has a meaning without."""
+    from longline.plugins.loading import claims_by_options
+
+    if not claims_by_options(plugin):
+        claims: object = plugin.claims
+        return {"claims": sorted(claims) if isinstance(claims, (set, frozenset)) else [], "claims_by_options": False}
+    required = any(field.is_required() for field in plugin.Config.model_fields.values())
+    return {"claims": [] if required else sorted(plugin(plugin.Config()).claims), "claims_by_options": True}
 
 
 def _options(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]:
@@ -208,7 +219,8 @@ def _hooks(plugin: type[Plugin]) -> list[dict[str, str]]:
 def _echo_plugin(told: dict[str, Any]) -> None:
     click.echo(click.style(f"{told['name']} {told['version']}", bold=True) + f"  {told['summary']}")
     click.echo(f"distribution  {told['distribution']}\nclass         {told['entry_point']}")
-    click.echo(f"claims        {', '.join(told['claims']) or 'nothing'}\n")
+    depends = " without options; its options decide" if told["claims_by_options"] else ""
+    click.echo(f"claims        {', '.join(told['claims']) or 'nothing'}{depends}\n")
     click.echo(click.style("options", bold=True) + ("" if told["options"] else "\n  none"))
     for option in told["options"]:
         default = "required" if option["required"] else f"= {json.dumps(option['default'])}"

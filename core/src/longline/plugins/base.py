@@ -19,21 +19,27 @@ class PluginConfig(BaseModel):
 class Plugin:
     """Base class of every plugin. The instance finds its validated options in `self.config`.
 
-    `Config` is the pydantic model of the options. `claims` names exclusive abilities, such as {"loss"} for a loss kernel: two
-    enabled plugins with the same claim are refused. `files` are the names that it writes into the run folder, files or folders:
+    `Config` is the pydantic model of the options. `files` are the names that it writes into the run folder, files or folders:
     `--overwrite` deletes them with the run. `tracker` says that it sends metrics to an experiment tracker, so that
     trackers can tell of each other. Hooks are methods marked with `@hookimpl`. The constructor does no work and
     imports nothing heavy; work begins in the first hook.
     """
 
     Config: ClassVar[type[BaseModel]] = PluginConfig
-    claims: ClassVar[frozenset[str]] = frozenset()
     files: ClassVar[frozenset[str]] = frozenset()
     tracker: ClassVar[bool] = False
     config: Any
 
     def __init__(self, config: BaseModel) -> None:
         self.config = config
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """Exclusive abilities, such as {"loss"} for a loss kernel: two enabled plugins with the same claim are refused.
+
+        A class writes `claims = frozenset({"loss"})`, or a property of its own where it depends on `self.config`.
+        """
+        return frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

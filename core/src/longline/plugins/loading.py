@@ -33,12 +33,12 @@ def load_plugins(loaded: LoadedConfig) -> list[LoadedPlugin]:
     entries = loaded.config.plugins
     infos = _find(entries)
     classes = _import_all(infos)
-    _refuse_claims(infos, classes)
     options = _options(loaded, entries, classes)
     plugins = [
         LoadedPlugin(info.name, _start(info, cls, model), model, info.distribution, info.version, entry.on_error)
         for info, cls, model, entry in zip(infos, classes, options, entries, strict=True)
     ]
+    _refuse_claims(plugins)
     Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
     return plugins
 
@@ -122,21 +122,49 @@ def _class_fault(found: object) -> str | None:
     if "on_error" in config.model_fields:
         return "has an option `on_error`, which is Longline's own word"
     claims: object = found.claims
-    if not isinstance(claims, (set, frozenset)) or not all(isinstance(claim, str) for claim in claims):
-        return f'has claims that are no set of names: {claims!r}; write claims = frozenset({{"loss"}})'
-    return None
+    return None if isinstance(claims, property) else _claims_fault(claims)
 
 
-def _refuse_claims(infos: Sequence[PluginInfo], classes: Sequence[type[Plugin]]) -> None:
-    owners: dict[str, PluginInfo] = {}
-    for info, cls in zip(infos, classes, strict=True):
-        for claim in sorted(cls.claims):
-            if claim in owners:
+def _claims_fault(claims: object) -> str | None:
+    if isinstance(claims, (set, frozenset)) and all(isinstance(claim, str) for claim in claims):
+        return None
+    return f'has claims that are no set of names: {claims!r}; write claims = frozenset({{"loss"}})'
+
+
+def claims_by_options(cls: type[Plugin]) -> bool:
+    """Whether what a plugin claims depends on its options: then only an instance can tell."""
+    claims: object = cls.claims
+    return isinstance(claims, property) and claims is not vars(Plugin)["claims"]
+
+
+def _refuse_claims(plugins: Sequence[LoadedPlugin]) -> None:
+    owners: dict[str, LoadedPlugin] = {}
+    for plugin in plugins:
+        for claim in sorted(_claims(plugin)):
+            other = owners.setdefault(claim, plugin)
+            if other is not plugin:
+                hints = [f"remove {other.name!r} or {plugin.name!r} from plugins:"]
+                hints += [
+                    f"or set the options of {one.name!r} so that it leaves {claim!r} alone"
+                    for one in (other, plugin)
+                    if claims_by_options(type(one.instance))
+                ]
                 raise PluginError(
-                    f"{owners[claim].label} and {info.label} both claim {claim!r}; only one can have it",
-                    hint=f"remove {owners[claim].name!r} or {info.name!r} from plugins:",
+                    f"{other.label} and {plugin.label} both claim {claim!r}; only one can have it", hint=NEXT_HINT.join(hints)
                 )
-            owners[claim] = info
+
+
+def _claims(plugin: LoadedPlugin) -> frozenset[str]:
+    """What an instance claims; its own property may fail like any code of a plugin."""
+    try:
+        claims = plugin.instance.claims
+    except Exception as error:
+        message = f"{plugin.label} cannot tell what it claims: {type(error).__name__}: {error} ({_place(error)})"
+        raise PluginError(message, hint=plugin.remedy) from error
+    fault = _claims_fault(claims)
+    if fault:
+        raise PluginError(f"{plugin.label} {fault}", hint=plugin.remedy)
+    return claims
 
 
 def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequence[type[Plugin]]) -> list[BaseModel]:
