@@ -1,74 +1,60 @@
-"""How fast chat rows become masked tokens, beside trl's SFTTrainer doing the same to the same file.
+"""How fast chat rows become masked, packed and saved tokens, beside trl's SFTTrainer doing the same to the same file.
 
-    python bench/prepare.py --tokenizer FOLDER [--rows 20000] [--rounds 3]
+    python bench/prepare.py [--rows 20000] [--rounds 3] [--json FILE]
 
-Both start from a JSONL file on disk and end with a data set of input ids and masks, nothing cached. Rounds alternate, so that
-whatever else the machine does hits both. trl gets a chat template with generation marks, which it needs for masks; that the
-two agree on every learnt token is checked. Needs trl.
+All start from a JSONL file on disk. Longline and trl end with a data set on disk, packed to 512, with masks for the answers;
+that the two agree on the number of tokens and of learnt ones is checked. trl gets a chat template with generation marks, which
+it needs for masks; Longline one without. `plain` is what the hardware allows with the same tokenizer: the template rendered,
+the tokenizer called, both in batches, and nothing else: no checks, masks, packing or saving. Sides take turns, each a process
+of its own; importing, loading the tokenizer and whatever a trainer does besides are not counted.
+
+At 1 and 2 cores the process is bound to so many, trl has as many processes and the plain script as well; Longline has threads.
+As shipped: all cores and each side's defaults. Needs trl.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
-import statistics
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{% else %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
-)
+from common import Goal, Result, cores, finish, in_turns, options, ratios, spread
+from corpus import MAX_LENGTH, ROWS, TEMPLATE, model_folder, rows_file
+
+GOAL, FULL = 1.5, 0.995
+BATCH = 1000
 PLAIN = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
-def write_rows(path: Path, count: int) -> None:
-    """Conversations of one to three turns, with words of this library's own sources."""
-    import transformers
-
-    folder = Path(transformers.__file__).parent
-    words = [
-        word for file in sorted(folder.glob("*.py"))[:20] for word in file.read_text(encoding="utf-8").split() if word.isalpha()
-    ]
-    chosen = random.Random(0)
-
-    def text(least: int, most: int) -> str:
-        return " ".join(chosen.choices(words, k=chosen.randint(least, most)))
-
-    with path.open("w", encoding="utf-8") as stream:
-        for _ in range(count):
-            messages = []
-            for _ in range(chosen.choice([1, 1, 2, 3])):
-                messages.append({"role": "user", "content": text(10, 60)})
-                messages.append({"role": "assistant", "content": text(20, 120)})
-            stream.write(json.dumps({"messages": messages}) + "\n")
-
-
-def ours(path: Path, tokenizer: Any) -> tuple[float, int, int]:
-    """Seconds, tokens and learnt tokens of Longline."""
+def longline(path: Path, tokenizer: Any, processes: int | None, folder: Path) -> dict[str, Any]:
+    """Longline, into a new cache."""
     from longline.config.sections import DataSection
     from longline.data import prepare
 
+    del processes
     tokenizer.chat_template = PLAIN
     started = time.perf_counter()
-    data = prepare(DataSection(train=str(path), cache=False, max_length=4096), tokenizer, layout="padded", seed=0)
-    return time.perf_counter() - started, data.report.train.tokens, data.report.train.trained_tokens
+    data = prepare(DataSection(train=str(path), cache_dir=folder, max_length=MAX_LENGTH), tokenizer, layout="rows", seed=0)
+    seconds, made = time.perf_counter() - started, data.report.train
+    return {"seconds": seconds, "tokens": made.tokens, "learnt": made.trained_tokens, "full": made.efficiency}
 
 
-def theirs(path: Path, tokenizer: Any, processes: int | None, folder: Path) -> tuple[float, int, int]:
-    """Seconds, tokens and learnt tokens of trl: reading the file and what SFTTrainer does to it when it is made."""
-    from datasets import Dataset, disable_caching, disable_progress_bars
+def trl(path: Path, tokenizer: Any, processes: int | None, folder: Path) -> dict[str, Any]:
+    """trl: reading the file and what SFTTrainer does to it when it is made."""
+    from datasets import Dataset, disable_progress_bars
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    disable_caching()
     disable_progress_bars()
     tokenizer.chat_template = TEMPLATE
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -76,7 +62,8 @@ def theirs(path: Path, tokenizer: Any, processes: int | None, folder: Path) -> t
     arguments = SFTConfig(
         output_dir=str(folder / "out"),
         assistant_only_loss=True,
-        max_length=4096,
+        max_length=MAX_LENGTH,
+        packing=True,
         dataset_num_proc=processes,
         report_to="none",
         use_cpu=True,
@@ -86,50 +73,123 @@ def theirs(path: Path, tokenizer: Any, processes: int | None, folder: Path) -> t
     started = time.perf_counter()
     SFTTrainer(model=model, args=arguments, train_dataset=tiny, processing_class=tokenizer)
     construction = time.perf_counter() - started
-    with tempfile.TemporaryDirectory(dir=folder) as cache:
-        started = time.perf_counter()
-        rows = Dataset.from_json(str(path), cache_dir=cache)
-        trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
-        seconds = time.perf_counter() - started - construction
-        made = trainer.train_dataset
-        tokens = sum(map(len, made["input_ids"]))
-        learnt = sum(label != -100 for labels in made["labels"] for label in labels)
-    return seconds, tokens, learnt
+    started = time.perf_counter()
+    rows = Dataset.from_json(str(path), cache_dir=str(folder))
+    made = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer).train_dataset
+    seconds = time.perf_counter() - started - construction
+    tokens = sum(map(len, made["input_ids"]))
+    learnt = sum(label != -100 for labels in made["labels"] for label in labels)
+    return {"seconds": seconds, "tokens": tokens, "learnt": learnt, "full": tokens / (len(made) * MAX_LENGTH)}
 
 
-def main() -> None:
-    """Run the rounds and print the medians."""
+def plain(path: Path, tokenizer: Any, processes: int | None, folder: Path) -> dict[str, Any]:
+    """Render and tokenise in batches; with several processes each has its share of the lines."""
+    from multiprocessing import get_context
+
+    del folder
+    tokenizer.chat_template = PLAIN
+
+    def share(number: int, of: int) -> int:
+        with path.open(encoding="utf-8") as stream:
+            rows = [json.loads(line)["messages"] for count, line in enumerate(stream) if count % of == number]
+        tokens = 0
+        for start in range(0, len(rows), BATCH):
+            texts = tokenizer.apply_chat_template(rows[start : start + BATCH], tokenize=False)
+            tokens += sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        return tokens
+
+    def work(number: int) -> None:
+        share(number, processes or 1)
+
+    started = time.perf_counter()
+    if (processes or 1) == 1:
+        share(0, 1)
+    else:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        several = [get_context("fork").Process(target=work, args=(number,)) for number in range(processes or 1)]
+        for process in several:
+            process.start()
+        for process in several:
+            process.join()
+            if process.exitcode:
+                raise SystemExit("a process of the plain script failed")
+    return {"seconds": time.perf_counter() - started}
+
+
+SIDES: dict[str, Callable[[Path, Any, int | None, Path], dict[str, Any]]] = {"longline": longline, "trl": trl, "plain": plain}
+SETTINGS: dict[str, int | None] = {"1 core": 1, "2 cores": 2, "as shipped": None}
+
+
+def work(side: str, path: str, tokenizer: str, bound: str) -> None:
+    """The child: one side, once."""
+    processes = int(bound) or None
+    if processes:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processes])
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, help="folder of a tokenizer, such as that of SmolLM2")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=None, help="dataset_num_proc of trl; Longline uses one process")
-    options = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    seconds: dict[str, list[float]] = {"longline": [], "trl": []}
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = folder / "rows.jsonl"
-        write_rows(path, options.rows)
-        for _ in range(options.rounds):
-            mine, tokens, learnt = ours(path, tokenizer)
-            other, their_tokens, their_learnt = theirs(path, tokenizer, options.processes, folder)
-            if (tokens, learnt) != (their_tokens, their_learnt):
-                raise SystemExit(f"the two disagree: {tokens}/{learnt} against {their_tokens}/{their_learnt} tokens/learnt")
-            seconds["longline"].append(mine)
-            seconds["trl"].append(other)
-    ratios = [other / mine for mine, other in zip(seconds["longline"], seconds["trl"], strict=True)]
-    print(f"{options.rows} rows, {tokens} tokens, {learnt} learnt, in both")
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        speed = f"{options.rows / median:7.0f} rows/s  {tokens / median:9.0f} tokens/s"
-        print(f"{name:9} {median:6.1f} s  {speed}  ({min(times):.1f} to {max(times):.1f} s)")
-    print(f"longline is {statistics.median(ratios):.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})")
+        print(json.dumps(SIDES[side](Path(path), loaded, processes, Path(name))))
+
+
+def measured(side: str, setting: str, path: Path, tokenizer: Path) -> dict[str, Any]:
+    """Run one side in a new process."""
+    arguments = [side, str(path), str(tokenizer), str(SETTINGS[setting] or 0)]
+    program = [sys.executable, str(Path(__file__).resolve()), "--work", *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(setting: str, found: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> list[dict[str, Any]]:
+    """What was measured of each side as rows of the result; refuses sides that did not do the same."""
+    same = {(one["tokens"], one["learnt"]) for side in ("longline", "trl") for one in found[side]}
+    if len(same) != 1:
+        raise SystemExit(f"the two disagree on tokens and learnt tokens: {same}")
+    speeds = {side: [count / one["seconds"] for one in several] for side, several in found.items()}
+    return [
+        {
+            "setting": setting,
+            "side": side,
+            "rows/s": spread(speeds[side]),
+            "times trl": ratios(speeds[side], speeds["trl"]),
+            "times plain": ratios(speeds[side], speeds["plain"]),
+            "packs full": found[side][0].get("full"),
+        }
+        for side in SIDES
+    ]
+
+
+def main() -> int:
+    """Run the rounds of every setting."""
+    chosen = options(
+        __doc__,
+        ("--rows", {"type": int, "default": ROWS}),
+        ("--rounds", {"type": int, "default": 3}),
+        ("--tokenizer", {"type": Path, "help": "another folder than that of SmolLM2's tokenizer"}),
+        ("--settings", {"nargs": "+", "choices": list(SETTINGS), "default": list(SETTINGS)}),
+    )
+    path, tokenizer = rows_file("chat", chosen.rows), chosen.tokenizer or model_folder("smollm2")
+    rows, goals = [], []
+    for setting in chosen.settings:
+        if (SETTINGS[setting] or 0) > cores():
+            continue
+        measure = partial(measured, setting=setting, path=path, tokenizer=tokenizer)
+        own, *others = compare(setting, in_turns(list(SIDES), chosen.rounds, measure), chosen.rows)
+        rows += [own, *others]
+        goals.append(Goal(f"times trl, {setting}", own["times trl"]["median"], GOAL))
+        goals.append(Goal(f"packs full, {setting}", own["packs full"], FULL))
+    facts = {"rows": chosen.rows, "packed to": MAX_LENGTH}
+    return finish(Result("prepare", f"Preparing {chosen.rows} chat rows", rows, goals, facts), chosen.json)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--work"]:
+        work(*sys.argv[2:])
+    else:
+        sys.exit(main())

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -21,7 +20,7 @@ from longline.data.prepared import Origins, Table
 from longline.data.report import DataReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from transformers import PreTrainedTokenizerBase
 
@@ -103,30 +102,33 @@ class Entry:
                 if _hash(self.path / name) != expected:
                     raise CacheBroken(f"{name} has changed")
             names = manifest["names"]
-            tables = {split: _mapped(self.path / f"{split}.arrow") for split in names}
-            origins = {split: _read_origins(self.path / f"{split}-origins.arrow", names[split]) for split in names}
+            tables = {split: _mapped(self.path / _names(split)[0]) for split in names}
+            origins = {split: _read_origins(self.path / _names(split)[1], names[split]) for split in names}
             return tables, origins, DataReport.from_dict(manifest["report"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
             raise CacheBroken(f"{type(error).__name__}: {error}") from error
 
-    def write(self, tables: Mapping[str, Table], report: DataReport) -> None:
-        """Write an entry beside its place, then move it there. Raises OSError when it can't be; leaves nothing behind."""
+    @contextmanager
+    def partial(self) -> Iterator[Path]:
+        """A folder for what is being made, which `publish` moves to the entry's place; nothing else is left of it."""
         self.remove()
-        partial = self.root / f".partial-{self.key}-{os.getpid()}"
+        folder = self.root / f".partial-{self.key}-{os.getpid()}"
         try:
-            partial.mkdir()
-            names = {}
-            for split, table in tables.items():
-                _write_stream(partial / f"{split}.arrow", table.schema, table.batches)
-                origins = pa.RecordBatch.from_pydict({"files": table.origins.files, "lines": table.origins.lines})
-                _write_stream(partial / f"{split}-origins.arrow", origins.schema, [origins])
-                names[split] = table.origins.names
-            files = {path.name: _hash(path) for path in sorted(partial.iterdir())}
-            manifest = {"files": files, "names": names, "report": report.to_dict()}
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            partial.rename(self.path)
+            folder.mkdir()
+            yield folder
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, folder: Path, names: Mapping[str, list[str]], report: DataReport) -> None:
+        """Make the entry of a folder with the files of `write`; what else is in it goes. `names` are the files of each split."""
+        wanted = {file for split in names for file in _names(split)}
+        for path in folder.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+        files = {name: _hash(folder / name) for name in sorted(wanted)}
+        manifest = {"files": files, "names": names, "report": report.to_dict()}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        folder.rename(self.path)
 
     def remove(self) -> None:
         """Drop the entry and what a killed process left of one."""
@@ -134,7 +136,20 @@ class Entry:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_stream(path: Path, schema: pa.Schema, batches: list[pa.RecordBatch]) -> None:
+def write(folder: Path, split: str, table: Table) -> None:
+    """Write one split, going through its batches. Raises OSError when it can't be."""
+    rows, places = _names(split)
+    _write_stream(folder / rows, table.schema, table.batches)
+    origins = pa.RecordBatch.from_pydict({"files": table.origins.files, "lines": table.origins.lines})
+    _write_stream(folder / places, origins.schema, [origins])
+
+
+def _names(split: str) -> tuple[str, str]:
+    """The files of a split: its rows, and where they came from."""
+    return f"{split}.arrow", f"{split}-origins.arrow"
+
+
+def _write_stream(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """Arrow's stream format, which `datasets` maps into memory."""
     with path.open("wb") as file:
         with pa.ipc.new_stream(file, schema) as writer:
@@ -151,9 +166,9 @@ def _mapped(path: Path) -> Any:
 
 
 def _read_origins(path: Path, names: list[str]) -> Origins:
-    with path.open("rb") as file:
-        table = pa.ipc.open_stream(file).read_all()
-    return Origins(names, np.asarray(table["files"], dtype=np.int32), np.asarray(table["lines"], dtype=np.int64))
+    """The places of all samples, mapped from disk: there is one record batch."""
+    files, lines = (column.chunk(0).to_numpy() for column in _mapped(path).columns)
+    return Origins(names, files, lines)
 
 
 def _hash(path: Path) -> str:

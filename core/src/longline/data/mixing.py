@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from longline.data.packing import Packs
+
 Longs = NDArray[np.int64]
 _EVAL, _WEIGHT, _ORDER, _PACKS = 1, 2, 3, 4
 
@@ -49,7 +51,11 @@ def shuffled(positions: Longs, seed: int) -> Longs:
     return np.random.default_rng([seed, _ORDER]).permutation(positions)
 
 
-def shuffled_packs(packs: list[list[int]], seed: int) -> list[list[int]]:
-    """The packs in a random order: best-fit decreasing leaves long samples first."""
-    order = np.random.default_rng([seed, _PACKS]).permutation(len(packs))
-    return [packs[number] for number in order]
+def shuffled_packs(packs: Packs, seed: int) -> Packs:
+    """The packs in a random order: packing leaves long samples first."""
+    return packs.take(np.random.default_rng([seed, _PACKS]).permutation(len(packs)))
+
+
+def sorted_packs(packs: Packs) -> Packs:
+    """The packs in the order of their first samples."""
+    return packs.take(np.argsort(packs.members[packs.edges[:-1]]))

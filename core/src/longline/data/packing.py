@@ -1,61 +1,137 @@
-"""Best-fit decreasing: long samples first, each into the fullest pack that still has room for it."""
+"""Packs as full as can be: the longest sample first, and what fills the rest of its pack exactly if anything does.
+
+All of it works on how many samples there are of each length: what fits together once is repeated as often as there are samples
+for it, so a million rows cost hardly more than ten thousand.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+Longs = NDArray[np.int64]
+Pattern = tuple[list[int], int]
+"""The lengths in a pack, and how many packs are like it."""
 
 
-class _Spaces:
-    """Which amounts of free space exist: one Python integer as a bit set, so that best fit is two bit operations."""
+@dataclass(frozen=True, slots=True)
+class Packs:
+    """Groups of numbers: pack i is members[edges[i]:edges[i + 1]]."""
 
-    def __init__(self) -> None:
-        self.bits = 0
+    members: Longs
+    edges: Longs
 
-    def smallest_at_least(self, size: int) -> int | None:
-        """The smallest free space that holds `size`, or None."""
-        fitting = self.bits >> size
-        return size + (fitting & -fitting).bit_length() - 1 if fitting else None
+    @classmethod
+    def single(cls, members: Longs) -> Packs:
+        """Every number alone."""
+        return cls(members, np.arange(len(members) + 1, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def take(self, order: Longs) -> Packs:
+        """The packs numbered by `order`, in that order."""
+        sizes = np.diff(self.edges)[order]
+        return Packs(self.members[ranges(self.edges[:-1][order], sizes)], edges_of(sizes))
 
 
-def pack(lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> list[list[int]]:
-    """Pack samples of `lengths` tokens into as few packs of at most `capacity` tokens as best-fit decreasing finds.
+def edges_of(sizes: NDArray[np.integer]) -> Longs:
+    """Where parts of these sizes begin and end when they stand end to end: one number more than parts."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
 
-    Returns one list of positions into `lengths` per pack; within a pack the positions rise. Equal input gives equal packs.
-    Raises ValueError for a length of zero or more than `capacity`. O(n log n) for the sort, then a look-up in a bit set of
-    `capacity` bits for each sample.
+
+def ranges(starts: Longs, sizes: NDArray[np.integer]) -> Longs:
+    """The numbers from each start on, as many as its size says, all in one array."""
+    edges = edges_of(sizes)
+    return np.arange(edges[-1], dtype=np.int64) + np.repeat(starts - edges[:-1], sizes)
+
+
+def pack(lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Packs:
+    """Pack samples of `lengths` tokens into few packs of at most `capacity` tokens.
+
+    The members of a pack are positions into `lengths`, rising. Equal input gives equal packs; of samples that are equally long
+    those in front come into earlier packs. Raises ValueError for a length of zero or more than `capacity`. Never more packs than
+    first-fit decreasing needs. Linear in the number of samples but for a sort; at most as many kinds of packs are looked for as
+    there are different lengths, each in a time proportional to `capacity`.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
-    if len(sizes) and (sizes.min() < 1 or sizes.max() > capacity):
+    if not len(sizes):
+        return Packs.single(sizes)
+    if sizes.min() < 1 or sizes.max() > capacity:
         raise ValueError(f"lengths must be between 1 and {capacity}")
-    order = np.argsort(-sizes, kind="stable")
-    packs: list[list[int]] = []
-    open_packs: list[list[int]] = [[] for _ in range(capacity + 1)]
-    spaces = _Spaces()
-    for position, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
-        space = spaces.smallest_at_least(size)
-        if space is None:
-            number, space = len(packs), capacity
-            packs.append([])
-        else:
-            number = open_packs[space].pop()
-            if not open_packs[space]:
-                spaces.bits ^= 1 << space
-        packs[number].append(position)
-        left = space - size
-        if left:
-            if not open_packs[left]:
-                spaces.bits |= 1 << left
-            open_packs[left].append(number)
-    for members in packs:
-        members.sort()
-    return packs
+    counts = np.bincount(sizes, minlength=capacity + 1)
+    found = (_patterns(counts, capacity, exact=exact) for exact in (True, False))
+    return _filled(min(found, key=lambda patterns: sum(repeats for _, repeats in patterns)), sizes, counts)
+
+
+def _patterns(counts: Longs, capacity: int, *, exact: bool) -> list[Pattern]:
+    """Which lengths go together until none is left."""
+    left = counts.copy()
+    patterns: list[Pattern] = []
+    longest = capacity
+    while True:
+        there = np.flatnonzero(left[: longest + 1])
+        if not len(there):
+            return patterns
+        longest = int(there[-1])
+        chosen = _choose(left, longest, capacity, exact=exact)
+        kinds, several = np.unique(chosen, return_counts=True)
+        repeats = int((left[kinds] // several).min())
+        left[kinds] -= several * repeats
+        patterns.append((chosen, repeats))
+
+
+def _choose(left: Longs, longest: int, capacity: int, *, exact: bool) -> list[int]:
+    """The lengths of one pack, in which `longest` is the first; `left` is as before when it returns.
+
+    What is left of the pack is filled by one or two samples that fit it exactly, if `exact` and if there are such, else by the
+    longest that fits, and so on.
+    """
+    chosen = [longest]
+    left[longest] -= 1
+    gap = capacity - longest
+    while gap and len(fitting := np.flatnonzero(left[: gap + 1])):
+        more = (_exactly(left, fitting, gap) if exact else None) or [int(fitting[-1])]
+        for length in more:
+            left[length] -= 1
+        chosen += more
+        gap -= sum(more)
+    np.add.at(left, chosen, 1)
+    return chosen
+
+
+def _exactly(left: Longs, fitting: Longs, gap: int) -> list[int] | None:
+    """One length that fills the gap, or two, the first as long as can be."""
+    if fitting[-1] == gap:
+        return [gap]
+    others = gap - fitting
+    together = np.flatnonzero(left[others] > (others == fitting))
+    if not len(together):
+        return None
+    first = int(fitting[together[-1]])
+    return [first, gap - first]
+
+
+def _filled(patterns: Sequence[Pattern], sizes: Longs, counts: Longs) -> Packs:
+    """Real samples in place of lengths."""
+    order = np.argsort(sizes, kind="stable")
+    following = np.cumsum(counts) - counts
+    members, widths = [], []
+    for lengths, repeats in patterns:
+        columns = []
+        for length, several in zip(*np.unique(lengths, return_counts=True), strict=True):
+            start = following[length]
+            following[length] += several * repeats
+            columns.append(order[start : following[length]].reshape(repeats, several))
+        members.append(np.sort(np.concatenate(columns, axis=1), axis=1).ravel())
+        widths.append(np.full(repeats, len(lengths), dtype=np.int64))
+    return Packs(np.concatenate(members), edges_of(np.concatenate(widths)))
 
 
 def efficiency(lengths: Sequence[int] | NDArray[np.integer], packs: int, capacity: int) -> float:

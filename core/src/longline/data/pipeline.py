@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from longline.data.prepared import Layout
     from longline.data.shapes import Shape
 
-CHUNK_ROWS = 1000
+CHUNK_ROWS = 500
+WORKERS = 2
 GUESS_ROWS = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -75,6 +77,7 @@ class SourceRun:
     builder: Builder
     report: SourceReport
     train_on: TrainOn = "all"
+    too_long: list[str] = field(default_factory=list)
     templated: list[int] = field(default_factory=lambda: [0, 0])
     plain_prompt: str | None = None
 
@@ -86,30 +89,28 @@ class SourceRun:
         if not head:
             raise DataError(f"{self.section.path}: there are no rows")
         convert = self._decide_format(head)
-        too_long: list[str] = []
-        # The tokenizer works without the interpreter's lock, so the next rows are rendered in the meantime.
-        with self.tools.encoder.exact(), ThreadPoolExecutor(1) as worker:
-            waiting: Future[Encoded] | None = None
+        # The tokenizer works without the interpreter's lock and on all cores, so the next rows are rendered in the meantime;
+        # there are two workers, so that it goes on while one makes labels of what it gave.
+        with self.tools.encoder.exact(), ThreadPoolExecutor(WORKERS) as workers:
+            waiting: deque[Future[Encoded]] = deque()
             for chunk in _chunks(itertools.chain(head, records), CHUNK_ROWS):
-                good = self._convert(chunk, convert)
-                if waiting is not None:
-                    self._add_all(waiting.result(), too_long)
-                waiting = worker.submit(self._encode, good)
-            if waiting is not None:
-                self._add_all(waiting.result(), too_long)
-        self._refuse_long(too_long)
+                waiting.append(workers.submit(self._encode, self._convert(chunk, convert)))
+                if len(waiting) > WORKERS:
+                    self._add_all(waiting.popleft().result())
+            for encoded in waiting:
+                self._add_all(encoded.result())
+        self._refuse_long()
         self._note()
         self.report.seconds = time.perf_counter() - started
 
-    def _refuse_long(self, too_long: list[str]) -> None:
-        if not too_long:
+    def _refuse_long(self) -> None:
+        if not self.too_long:
             return
-        more = f"\n  and {len(too_long) - LISTED_BAD_ROWS} more" if len(too_long) > LISTED_BAD_ROWS else ""
+        unlisted = self.report.dropped - len(self.too_long)
+        more = f"\n  and {unlisted} more" if unlisted else ""
         prompts = self.tools.layout == "prompts"
         raise DataError(
-            f"{'prompts' if prompts else 'rows'} are longer than max_length:\n  "
-            + "\n  ".join(too_long[:LISTED_BAD_ROWS])
-            + more,
+            f"{'prompts' if prompts else 'rows'} are longer than max_length:\n  " + "\n  ".join(self.too_long) + more,
             hint=f"raise data.max_length, or set data.too_long to {'drop: a prompt is not cut' if prompts else 'truncate or drop'}",
         )
 
@@ -187,9 +188,9 @@ class SourceRun:
             return [(place, paired(next(tokens), next(tokens)), extra) for place, _, extra in rows]
         return [(place, next(tokens), extra) for place, _, extra in rows]
 
-    def _add_all(self, rows: Encoded, too_long: list[str]) -> None:
+    def _add_all(self, rows: Encoded) -> None:
         for place, tokens, extra in rows:
-            self._add(place, tokens, extra, too_long)
+            self._add(place, tokens, extra)
 
     def _written(self, sample: Sample) -> tuple[list[Piece | TokenRow], Extra]:
         """What is tokenised of a sample, and what it has beside that."""
@@ -248,15 +249,16 @@ class SourceRun:
             else:
                 yield next(chats if piece.chat else raws)
 
-    def _add(self, place: Place, tokens: Tokens, extra: Extra, too_long: list[str]) -> None:
+    def _add(self, place: Place, tokens: Tokens, extra: Extra) -> None:
         """Keep a sample, or count why not."""
         report, section = self.report, self.tools.section
         pair = tokens if isinstance(tokens, PairTokens) else None
         longest = pair.longest if pair else len(tokens.ids)
         if longest > section.max_length:
-            if section.too_long == "error" or (section.too_long == "truncate" and self.tools.layout == "prompts"):
-                too_long.append(f"{self.place(place)}: {longest} tokens, the limit is {section.max_length}")
             report.dropped += 1
+            refused = section.too_long == "error" or (section.too_long == "truncate" and self.tools.layout == "prompts")
+            if refused and len(self.too_long) < LISTED_BAD_ROWS:
+                self.too_long.append(f"{self.place(place)}: {longest} tokens, the limit is {section.max_length}")
             return
         report.truncated += tokens.truncated
         report.straddling += tokens.straddles

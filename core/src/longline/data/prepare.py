@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from longline.data import mixing
-from longline.data.cache import CacheBroken, Entry, cache_root, fingerprint
-from longline.data.packing import efficiency, pack
+from longline.data.cache import CacheBroken, Entry, cache_root, fingerprint, write
+from longline.data.packing import Packs, efficiency, pack
 from longline.data.pipeline import SourceRun, Tools
 from longline.data.prepared import PACKED, Layout, Origins, Prepared, Table
 from longline.data.prompts import complete_rows
@@ -24,6 +25,7 @@ from longline.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
 
@@ -42,24 +44,32 @@ def prepare(section: DataSection, tokenizer: PreTrainedTokenizerBase, *, layout:
     opened = open_sources(section)
     key = fingerprint(section, tokenizer, opened, layout=layout, seed=seed)
 
-    def work() -> tuple[dict[str, Table], DataReport]:
-        return build(section, tokenizer, opened, layout=layout, seed=seed, key=key)
+    def work(folder: Path | None = None) -> tuple[dict[str, Table], DataReport]:
+        return build(section, tokenizer, opened, layout=layout, seed=seed, key=key, folder=folder)
 
     if not section.cache:
         return _in_memory(*work())
     entry = Entry(cache_root(section), key)
-    made: tuple[dict[str, Table], DataReport] | None = None
     try:
         with entry.locked():
             if found := _cached(entry):
                 return found
-            made = work()
-            entry.write(*made)
-            return _cached(entry, fresh=True) or _in_memory(*made)
+            with entry.partial() as folder:
+                _write(entry, folder, *work(folder))
+            return _cached(entry, fresh=True) or _in_memory(*work())
     except OSError as error:
-        tables, report = made or work()
+        tables, report = work()
         report.warnings.append(f"the cache {entry.root} can't be used, the data stays in memory: {error}")
         return _in_memory(tables, report)
+
+
+def _write(entry: Entry, folder: Path, tables: dict[str, Table], report: DataReport) -> None:
+    """Make the entry."""
+    started = time.perf_counter()
+    for split, table in tables.items():
+        write(folder, split, table)
+    report.seconds += time.perf_counter() - started
+    entry.publish(folder, {split: table.origins.names for split, table in tables.items()}, report)
 
 
 def _cached(entry: Entry, *, fresh: bool = False) -> Prepared | None:
@@ -87,7 +97,9 @@ def _in_memory(tables: dict[str, Table], report: DataReport) -> Prepared:
     from datasets import Dataset
 
     made = {
-        split: Dataset(pa.Table.from_batches(table.batches, schema=table.schema), fingerprint=f"{report.fingerprint}-{split}")
+        split: Dataset(
+            pa.Table.from_batches(list(table.batches), schema=table.schema), fingerprint=f"{report.fingerprint}-{split}"
+        )
         for split, table in tables.items()
     }
     return Prepared(made["train"], made.get("eval"), report, {split: table.origins for split, table in tables.items()})
@@ -101,13 +113,14 @@ def build(
     layout: Layout,
     seed: int,
     key: str = "",
+    folder: Path | None = None,
 ) -> tuple[dict[str, Table], DataReport]:
-    """Do the work without the cache."""
+    """Do the work without the cache. With a `folder` the tokens are kept in files there until the tables are written."""
     started = time.perf_counter()
     report = DataReport(max_length=section.max_length, layout=layout, fingerprint=key)
     tools = Tools.of(section, tokenizer, layout)
     samples = {
-        split: _collect(tools, sections, opened[split], split, report)
+        split: _collect(tools, sections, opened[split], split, report, folder)
         for split, sections in (("train", section.train), ("eval", section.eval))
         if sections
     }
@@ -128,15 +141,21 @@ def open_sources(section: DataSection) -> dict[str, list[Source]]:
 
 
 def _collect(
-    tools: Tools, sections: Sequence[SourceSection], opened: Sequence[Source], split: str, report: DataReport
+    tools: Tools,
+    sections: Sequence[SourceSection],
+    opened: Sequence[Source],
+    split: str,
+    report: DataReport,
+    folder: Path | None,
 ) -> Samples:
     """All samples of a split's sources."""
-    builder = Builder()
-    for number, (section, source) in enumerate(zip(sections, opened, strict=True)):
-        account = SourceReport(section.path, split, weight=section.weight, fingerprint=source.fingerprint)
-        report.sources.append(account)
-        SourceRun(tools, section, source, number, builder, account).run()
-    return builder.build()
+    builder = Builder(folder, split)
+    with closing(builder):
+        for number, (section, source) in enumerate(zip(sections, opened, strict=True)):
+            account = SourceReport(section.path, split, weight=section.weight, fingerprint=source.fingerprint)
+            report.sources.append(account)
+            SourceRun(tools, section, source, number, builder, account).run()
+        return builder.build()
 
 
 def _tables(
@@ -187,18 +206,18 @@ def _table(
     if section.shuffle and split == "train":
         order = mixing.shuffled(order, seed)
     lengths = samples.lengths[order]
-    rows: list[list[int]] = [[int(sample)] for sample in order]
+    rows = Packs.single(order)
     longest = int(samples.widths(layout)[order].max())
     counts = SplitReport(len(order), len(order), int(lengths.sum()), int(samples.trained[order].sum()), longest)
     if layout in PACKED:
         packs = pack(lengths, section.max_length)
-        packs = mixing.shuffled_packs(packs, seed) if section.shuffle and split == "train" else sorted(packs)
-        rows = [order[members].tolist() for members in packs]
+        packs = mixing.shuffled_packs(packs, seed) if section.shuffle and split == "train" else mixing.sorted_packs(packs)
+        rows = Packs(order[packs.members], packs.edges)
         counts.rows = counts.packs = len(packs)
         counts.efficiency = efficiency(lengths, len(packs), section.max_length)
-    numbers = np.full(len(samples), -1, dtype=np.int64)
+    numbers = np.full(len(samples), -1, dtype=np.int32)
     numbers[positions] = np.arange(len(positions))
-    batches = list(record_batches(samples, rows, numbers, layout=layout))
+    batches = record_batches(samples, rows, numbers, layout=layout)
     return Table(batches, SCHEMAS[layout], counts, _origins(samples, opened, positions))
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     import pyarrow as pa
     from datasets import Dataset
@@ -58,9 +60,9 @@ class Prepared:
 
 @dataclass(slots=True)
 class Table:
-    """One split before it becomes a Dataset."""
+    """One split before it becomes a Dataset; its `batches` can be gone through once."""
 
-    batches: list[pa.RecordBatch]
+    batches: Iterable[pa.RecordBatch]
     schema: pa.Schema
     report: SplitReport
     origins: Origins

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from longline.data.chat import RowError
 from longline.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from longline.data.samples import Samples
     from longline.data.sources import Source
@@ -22,6 +24,9 @@ TAKEN = frozenset(
     | {"environment", "environments", "image", "images", "row_ids"}
 )
 """What the trainer itself hands to reward functions, or takes for something else: no name for a column of prompts."""
+
+Kind: TypeAlias = tuple[tuple[str, ...], bool]
+"""The columns of a row, and whether its prompt is messages."""
 
 
 class PromptRow(NamedTuple):
@@ -59,27 +64,26 @@ def complete_rows(samples: Mapping[str, Samples], opened: Mapping[str, Sequence[
 
     Raises DataError where some prompts are text and others messages, which a batch can't mix.
     """
-    rows = [cast("PromptRow", row) for split in samples.values() for row in split.extras]
-    if len({row.chat for row in rows}) > 1:
+    kinds = [kind for split in samples.values() for kind in split.kinds]
+    if len({chat for _, chat in kinds}) > 1:
         _refuse_mix(samples, opened)
-    columns = dict.fromkeys(name for known in dict.fromkeys(row.columns for row in rows) for name in known)
+    columns = dict.fromkeys(name for known, _ in kinds for name in known)
     for split in samples.values():
-        split.extras[:] = [_filled(cast("PromptRow", row), columns) for row in split.extras]
+        split.fillings = [_filling(known, columns) for known, _ in split.kinds]
 
 
-def _filled(row: PromptRow, columns: Iterable[str]) -> PromptRow:
-    missing = [name for name in columns if name not in row.columns] if len(row.columns) != len(list(columns)) else []
-    added = "".join(f", {json.dumps(name, ensure_ascii=False)}: null" for name in missing)
-    return row._replace(text=f"{row.text[:-1]}{added}}}") if missing else row
+def _filling(known: Collection[str], columns: Iterable[str]) -> str:
+    """The JSON text of the columns that are not known."""
+    return "".join(f", {json.dumps(name, ensure_ascii=False)}: null" for name in columns if name not in known)
 
 
 def _refuse_mix(samples: Mapping[str, Samples], opened: Mapping[str, Sequence[Source]]) -> None:
     """Name the first prompt of each kind."""
     places: dict[bool, str] = {}
     for split, own in samples.items():
-        for number, row in enumerate(own.extras):
+        for kind, number in zip(*np.unique(own.extras, return_index=True), strict=True):
             source = opened[split][own.sources[number]]
-            places.setdefault(cast("PromptRow", row).chat, f"{source.files[own.files[number]]}:{own.lines[number]}")
+            places.setdefault(own.kinds[kind][1], f"{source.files[own.files[number]]}:{own.lines[number]}")
     raise DataError(
         f"some prompts are text ({places[False]}) and others are messages ({places[True]}); a batch has one kind only",
         hint="`columns: {question: ...}` of a source makes messages of its text",

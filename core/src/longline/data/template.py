@@ -9,7 +9,6 @@ same way.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,7 +34,7 @@ CHECK_FIRST, CHECK_EVERY = 64, 16
 _OWNER = "longline_owner_mark"
 _NONCE = secrets.token_hex(6)
 _PUSH, _POP, _GENERATE, _END_GENERATE = "push", "pop", "gen", "endgen"
-_MARK = re.compile(f"\ue0f0{_NONCE}:([a-z0-9]+)\ue0f1")
+_BEGIN, _END = f"\ue0f0{_NONCE}:", "\ue0f1"
 
 
 class TemplateError(Exception):
@@ -43,7 +42,7 @@ class TemplateError(Exception):
 
 
 def _mark(name: str | int) -> str:
-    return f"\ue0f0{_NONCE}:{name}\ue0f1"
+    return f"{_BEGIN}{name}{_END}"
 
 
 def _output(name: str) -> nodes.Output:
@@ -68,7 +67,7 @@ class _Instrument(NodeTransformer):
     def visit_For(self, node: nodes.For) -> Any:  # noqa: N802 - jinja2's visitor names
         self.generic_visit(node)
         if isinstance(node.target, nodes.Name):
-            owner = nodes.Call(nodes.Name(_OWNER, "load"), [nodes.Name(node.target.name, "load")], [], None, None)
+            owner = nodes.Filter(nodes.Name(node.target.name, "load"), _OWNER, [], [], None, None)
             node.body.insert(0, nodes.Output([owner]))
         return [_output(_PUSH), node, _output(_POP)]
 
@@ -108,10 +107,11 @@ class Rendering:
 
 def _read_marks(marked: str) -> Rendering:
     """Split marked text into the text and its spans."""
-    pieces = _MARK.split(marked)
-    texts, owners, generating = [pieces[0]], [-1], []
-    position, result = len(pieces[0]), Rendering("")
-    for name, text in zip(pieces[1::2], pieces[2::2], strict=True):
+    first, *pieces = marked.split(_BEGIN)
+    texts, owners, generating = [first], [-1], []
+    position, result = len(first), Rendering("")
+    for piece in pieces:
+        name, _, text = piece.partition(_END)
         if name == _PUSH:
             owners.append(owners[-1])
         elif name == _POP:
@@ -146,6 +146,8 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self._variables = dict(tokenizer.special_tokens_map)
         self._environment = _environment()
+        self._environment.filters[_OWNER] = self._owner
+        self._numbers: dict[int, str] = {}
         self._seen: dict[tuple[Any, ...], int] = {}
         self._compiled: dict[str, jinja2.Template] = {}
 
@@ -159,19 +161,20 @@ class ChatTemplate:
         source = self.source(tools)
         if source not in self._compiled:
             tree = _Instrument().visit(self._environment.parse(source))
-            self._compiled[source] = self._environment.from_string(tree)
+            template = self._compiled[source] = self._environment.from_string(tree)
+            # jinja2 copies them for every rendering, and that of a ChainMap is slow.
+            template.globals = dict(template.globals)
         return self._compiled[source]
+
+    def _owner(self, value: Any) -> str:
+        """The mark of a message; nothing for whatever else a loop goes over. A filter, since the sandbox looks at every call."""
+        return self._numbers.get(id(value), "")
 
     def render(self, messages: Sequence[Message], tools: Any = None, *, add_generation_prompt: bool = False) -> Rendering:
         """The text of a conversation and who wrote what. Raises TemplateError when the template refuses it."""
         messages = [_aliased(message) for message in messages]
-        numbers = {id(message): number for number, message in enumerate(messages)}
-
-        def owner(value: Any) -> str:
-            number = numbers.get(id(value))
-            return "" if number is None else _mark(number)
-
-        variables = {**self._variables, _OWNER: owner, "add_generation_prompt": add_generation_prompt}
+        self._numbers = {id(message): _mark(number) for number, message in enumerate(messages)}
+        variables = {**self._variables, "add_generation_prompt": add_generation_prompt}
         try:
             marked = self._marked(tools).render(messages=messages, tools=tools, documents=None, **variables)
         except Exception as error:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
+from longline.data.positions import Finder
 from longline.data.samples import IGNORED
 from longline.errors import DataError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from longline.data.masks import Piece
+    from longline.data.positions import Found
 
 Ints = NDArray[np.int32]
 
@@ -53,6 +55,7 @@ class Encoder:
         starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
         self.vocabulary = len(tokenizer)
         self.prefix: list[int] = list(whole[: starts[0]]) if starts else []
+        self._finder = Finder(self.backend)
 
     @contextmanager
     def exact(self) -> Iterator[None]:
@@ -79,25 +82,20 @@ class Encoder:
         `limit` cuts longer samples to so many tokens. `across`: a token that starts before a learnt span and ends in it is
         learnt, since answers to one prompt may differ in nothing else.
         """
-        encodings = self.backend.encode_batch([piece.text for piece in pieces], add_special_tokens=False)
         prefix = self.prefix if raw else []
         suffix = [self.eos] if raw and add_eos and self.eos is not None else []
-        return [
-            _labelled(piece, encoding, prefix, suffix, limit, across) for piece, encoding in zip(pieces, encodings, strict=True)
-        ]
+        found = self._finder.find(pieces)
+        return [_labelled(piece, place, prefix, suffix, limit, across) for piece, place in zip(pieces, found, strict=True)]
 
 
-def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int], limit: int | None, across: bool) -> Tokens:
+def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], limit: int | None, across: bool) -> Tokens:
     """Labels from spans: the ids inside them, IGNORED elsewhere and on the first token, which nothing predicts."""
-    ids = np.array(encoding.ids, dtype=np.int32)
+    ids = found.ids
     labels = np.full(len(ids), IGNORED, dtype=np.int32)
-    straddles = False
-    for start, end in piece.spans:
-        first, last = _token_at(encoding, start, len(piece.text)), _token_at(encoding, end, len(piece.text))
-        if first > 0 and encoding.token_to_chars(first - 1)[1] > start:
-            straddles, first = True, first - across
+    for (first, last), straddles in zip(found.spans, found.straddles, strict=True):
+        first -= straddles and across
         labels[first:last] = ids[first:last]
-    ends = [_token_at(encoding, end, len(piece.text)) + len(prefix) for end in piece.terminators]
+    ends = [end + len(prefix) for end in found.terminators]
     if suffix and (not len(ids) or ids[-1] != suffix[0]):
         learnt = bool(piece.spans) and piece.spans[-1][1] == len(piece.text)
         ids = np.append(ids, np.int32(suffix[0]))
@@ -110,16 +108,5 @@ def _labelled(piece: Piece, encoding: Any, prefix: list[int], suffix: list[int],
         ids, labels = ids[:limit], labels[:limit]
     if len(labels):
         labels[0] = IGNORED
-    return Tokens(ids, labels, sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends), truncated, straddles)
-
-
-def _token_at(encoding: Any, position: int, length: int) -> int:
-    """The first token that starts at character `position` or behind it."""
-    if position >= length:
-        return len(encoding)
-    token = encoding.char_to_token(position)
-    if token is None:
-        token = 0
-    while token < len(encoding) and encoding.token_to_chars(token)[0] < position:
-        token += 1
-    return int(token)
+    learnt_ends = sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends)
+    return Tokens(ids, labels, learnt_ends, truncated, any(found.straddles))
