@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from longline import collector, threads
 from longline.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TRAINING, ConfigError
 from longline.plan import Device, Machine
 
@@ -39,6 +40,11 @@ def world_size() -> int:
     return _environment_int("WORLD_SIZE", 1)
 
 
+def local_world_size() -> int:
+    """Return the number of ranks on this machine; all of them, where the launcher does not tell."""
+    return _environment_int("LOCAL_WORLD_SIZE", world_size())
+
+
 def under_launcher() -> bool:
     """Tell whether torchrun or accelerate launch started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -53,8 +59,9 @@ def _environment_int(name: str, default: int) -> int:
 
 
 def machine(*, use_cpu: bool = False) -> Machine:
-    """Ask torch what this process can compute on; imports torch."""
-    import torch
+    """Ask torch what this process can compute on, and set how many threads it computes with; imports torch."""
+    with collector.paused():
+        import torch
 
     device: Device = "cpu"
     if not use_cpu:
@@ -64,7 +71,8 @@ def machine(*, use_cpu: bool = False) -> Machine:
             device = "mps"
         elif hasattr(torch, "xpu") and torch.xpu.is_available():
             device = "xpu"
-    return Machine(device=device, bfloat16=_computes_in_bfloat16(device), world_size=world_size())
+    number, why = threads.settle(local_world_size(), launched=under_launcher())
+    return Machine(device, _computes_in_bfloat16(device), world_size(), number, why)
 
 
 def _computes_in_bfloat16(device: Device) -> bool:
@@ -117,9 +125,8 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
         *(sys.executable, "-m", "longline.distributed", "--standalone", "--nproc-per-node", str(nproc)),
         *("-m", "longline", *arguments),
     ]
-    threads = str(max(1, (os.cpu_count() or 1) // nproc))
     with TemporaryDirectory(prefix="longline-") as folder:
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, LAUNCHED: folder}
+        environment = {threads.VARIABLE: str(threads.share(nproc)), **os.environ, LAUNCHED: folder}
         # In its own session, so that a Ctrl-C in the terminal reaches only us and the ranks get it once.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         with _forwarding_to(child) as forwarded:

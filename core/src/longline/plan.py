@@ -79,6 +79,9 @@ class Machine:
     device: Device = "cpu"
     bfloat16: bool = False
     world_size: int = 1
+    threads: int = 0
+    """Threads of each rank, and why so many; 0 when nobody looked."""
+    threads_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
         Fact("model", config.model.path, "config"),
         Fact("adapter", _adapter_text(config), "config"),
         Fact("device", machine.device, f"{machine.world_size} process{'es' if machine.world_size > 1 else ''}"),
+        *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
         Fact("attention", config.model.attn_implementation, "config or default"),
         Fact("layout", layout, layout_why),

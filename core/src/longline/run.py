@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
-from longline import artifacts, distributed, folder, signals, telemetry
+from longline import artifacts, collector, distributed, folder, signals, telemetry
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
 from longline.builtin.jsonlog import JsonLog
@@ -151,6 +151,8 @@ def train(
     except BaseException as error:
         error.mask = run.mask  # type: ignore[attr-defined]  # for whoever shows it: its text may quote the config
         raise
+    finally:
+        collector.thaw()
 
 
 def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
@@ -189,9 +191,10 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
 
 def _stages(run: Run, resume_from: Path | None) -> None:
     run.hook.on_run_start(run=run)
-    args = _arguments(run)
-    rewards = _rewards(run)
-    tokenizer = _tokenizer(run)
+    with collector.paused():  # nearly all that is imported is imported here
+        args = _arguments(run)
+        rewards = _rewards(run)
+        tokenizer = _tokenizer(run)
     data = _data(run, tokenizer)
     model = _model(run, tokenizer)
     reference = _reference(run, args, tokenizer)

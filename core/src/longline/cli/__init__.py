@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longline import __version__, telemetry
+from longline import __version__, collector, telemetry
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError
 from longline.nearest import did_you_mean
 
@@ -56,13 +56,14 @@ class LazyGroup(click.Group):
         """Import a command's module and return its `command`."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        with collector.paused():
+            command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command of a command line; an unknown name gets the nearest one."""
-        known = ctx.resilient_parsing or args[0].startswith("-") or args[0] in self.list_commands(ctx)
-        if not known:
+        known = ctx.resilient_parsing or args[0].startswith("-") or args[0] in COMMANDS
+        if not known and args[0] not in self.list_commands(ctx):  # plugins' metadata is read only for a name that is not ours
             meant = did_you_mean(args[0], self.list_commands(ctx), otherwise="`longline --help` lists them")
             raise click.UsageError(f"no such command {args[0]!r}; {meant}", ctx)
         return super().resolve_command(ctx, args)
@@ -192,8 +193,7 @@ def _quiet() -> None:
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.|transformers\.pytorch_utils")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional package is not there
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, used or not
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, used or not, and it misses optional packages
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -207,4 +207,5 @@ def main() -> None:
         from longline.distributed import report
 
         code = report(code)
+    collector.leave()
     sys.exit(code)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import math
+from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from longline.config.sections import AdapterSection
 from longline.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 TRAINER_CLASSES: dict[str, tuple[str, str]] = {
     "sft": ("transformers/training_args.py", "TrainingArguments"),
@@ -289,14 +290,20 @@ def _dataclass_fields(cls: ast.ClassDef, path: Path) -> Iterator[tuple[str, Libr
 def _constants(cls: ast.ClassDef) -> dict[str, ast.expr]:
     """Names that the class body assigns exactly once: what a branch assigns again depends on the machine."""
     assigned = [
-        (target.id, item.value)
-        for item in ast.walk(cls)
-        if isinstance(item, ast.Assign)
-        for target in item.targets
-        if isinstance(target, ast.Name)
+        (target.id, item.value) for item in _assignments(cls.body) for target in item.targets if isinstance(target, ast.Name)
     ]
-    names = [name for name, _ in assigned]
-    return {name: value for name, value in assigned if names.count(name) == 1}
+    times = Counter(name for name, _ in assigned)
+    return {name: value for name, value in assigned if times[name] == 1}
+
+
+def _assignments(body: Iterable[ast.stmt]) -> Iterator[ast.Assign]:
+    """Those of a body and of its branches; what methods assign is their own."""
+    for item in body:
+        if isinstance(item, ast.Assign):
+            yield item
+        elif not isinstance(item, (ast.FunctionDef, ast.ClassDef)):
+            for part in ("body", "orelse", "finalbody"):
+                yield from _assignments(getattr(item, part, ()))
 
 
 def _default(value: ast.expr | None, constants: Mapping[str, ast.expr]) -> tuple[Any, str]:
@@ -367,16 +374,17 @@ def check_fields(root: Node, skip: Iterable[str] = ()) -> list[Problem]:
     """
     node = root.child("method")
     method = str(node.value) if node else "sft"
-    sections: list[tuple[Keys, Mapping[str, LibraryField], Mapping[str, str], Iterable[str]]] = [
-        (("trainer",), trainer_fields(method), refused_fields(method), ()),
-        (("adapter",), adapter_fields(), REFUSED_ADAPTER_FIELDS, AdapterSection.model_fields),
-        (("model", "quantization"), quantization_fields(), {}, ()),
+    # A class is read only when the config has its section: parsing the source is most of what a check costs.
+    sections: list[tuple[Keys, Callable[[], Mapping[str, LibraryField]], Mapping[str, str], Iterable[str]]] = [
+        (("trainer",), partial(trainer_fields, method), refused_fields(method), ()),
+        (("adapter",), adapter_fields, REFUSED_ADAPTER_FIELDS, AdapterSection.model_fields),
+        (("model", "quantization"), quantization_fields, {}, ()),
     ]
     problems = []
     skipped = set(skip)
-    for keys, known, refused, own in sections:
+    for keys, fields, refused, own in sections:
         section = root.find(keys)
-        if section is None or not isinstance(section.value, dict) or not known:
+        if section is None or not isinstance(section.value, dict) or not (known := fields()):
             continue
         for name, node in section.value.items():
             place = dotted((*keys, name))
