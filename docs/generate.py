@@ -1,4 +1,4 @@
-"""Writes the generated references: docs/reference/{config,hooks,commands,plugins}.md.
+"""Writes the generated references: docs/reference/{config,hooks,commands,plugins,kernels}.md.
 
     python docs/generate.py            # writes them
     python docs/generate.py --check    # compares with what is there; exit status 1 names each stale page
@@ -14,7 +14,7 @@ import inspect
 import json
 import re
 import sys
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -478,11 +478,43 @@ def test_kit() -> Iterator[str]:
             yield described("longline.testing", node.name, "###")
 
 
+# --- kernels ------------------------------------------------------------------------------------------------------------------
+
+KERNELS_INTRO = """\
+# Model types of the loss kernels
+
+Measured by tests on a tiny random model of each type, with and without the kernel. What the kernels are is told in
+[Loss kernels](../kernels.md)."""
+CCE_INTRO = """\
+## longline-cce
+
+In float32, on one padded and one packed batch: the loss agrees to 1e-5 of it, the gradient of every parameter to 1e-4 of its
+largest number. The last column names the heads and settings that each type was compared with. Types of models for pictures or
+sound are compared on text; a packed batch is compared also where a model's layers would mix its samples, which training refuses."""
+
+
+def kernels_page() -> str:
+    """The support matrices, from what the plugins' tests wrote."""
+    return page_of(KERNELS_INTRO, CCE_INTRO, _matrix("longline-cce"))
+
+
+def _matrix(distribution: str) -> str:
+    """The table of a distribution's tests/matrix.json, as its tests/matrix.py writes it."""
+    script = ROOT / "plugins" / distribution / "tests" / "matrix.py"
+    spec = spec_from_file_location("matrix", script)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(script)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.markdown(json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))))
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "config": config_page,
     "hooks": hooks_page,
     "commands": commands_page,
     "plugins": plugins_page,
+    "kernels": kernels_page,
 }
 
 

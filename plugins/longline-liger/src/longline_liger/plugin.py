@@ -1,0 +1,141 @@
+"""The plugin: Liger's kernels on policy and reference, each looked for on the model itself, and off again when the run ends."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from longline import LonglineError, Plugin, Table, hookimpl
+from longline_liger import interpreter, needs, report
+from longline_liger.config import LOSSES, LigerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longline.events import Role
+    from longline.hookspecs import LossFunction
+    from longline.run import Run
+    from longline_liger.applied import Applied
+    from longline_liger.config import Kernels
+    from longline_liger.dispatch import Dispatch
+
+
+class LigerPlugin(Plugin):
+    """Applies what the options ask for, and ends the run before training when something of it is not applied."""
+
+    Config = LigerConfig
+    config: Kernels
+
+    def __init__(self, config: Kernels) -> None:
+        super().__init__(config)
+        self._undo = ExitStack()
+        self._patches: Any = None
+        self._applied: list[Applied] = []
+        self._rows: list[report.Row] = []
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The loss, when a kernel for it is asked for or may be part of Liger's advice."""
+        return frozenset({"loss"} if self.config.may_replace_loss else ())
+
+    # --- before a model is loaded ---------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def pre_trainer_args(self, run: Run, trainer_args: dict[str, Any]) -> None:
+        """Refuse what cannot be on this machine, with this method, or beside the trainer's arguments."""
+        needs.refuse_loss_elsewhere(self.config, run.config.method)
+        needs.refuse_beside(self.config, trainer_args, run.config.method)
+        needs.require_machine(bool(trainer_args.get("use_cpu")))
+        if interpreter.wanted():
+            needs.require_float32(run.plan.dtype, trainer_args)
+            self._undo.enter_context(interpreter.complete())
+            run.alert("liger", "TRITON_INTERPRET=1: the kernels run in Triton's interpreter, slowly, and save no memory")
+
+    @hookimpl
+    def pre_model_load(self, run: Run, model_kwargs: dict[str, Any]) -> None:
+        """Refuse a type that Liger does not know, and a kernel that it does not have for the type, before weights are read."""
+        from longline_liger import dispatch
+
+        config = model_kwargs["config"]
+        found = [item for item in map(dispatch.find, (config, config.get_text_config())) if item]
+        if not found:
+            raise dispatch.refuse_type(config)
+        if len({item.model_type for item in found}) == 1:  # else it is the loaded model that tells which it is
+            dispatch.choose(self.config, found[0], losses=run.config.method == "sft")
+            dispatch.require_classes(found[0])
+
+    # --- the models -----------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def post_model_load(self, run: Run, model: Any, role: Role) -> None:
+        """Apply the kernels to policy and reference, print what became of each, and stop when something was not applied."""
+        from longline_liger import applied, dispatch, patches
+
+        found = dispatch.find(model.config)
+        if found is None:
+            raise dispatch.refuse_type(model.config)
+        chosen = dispatch.choose(self.config, found, losses=run.config.method == "sft")
+        dispatch.require_classes(found)
+        if "fused_linear_cross_entropy" in chosen:
+            needs.refuse_head(model)
+        if self._patches is None:
+            self._patches = patches.ProcessPatches()
+            self._undo.callback(self._patches.undo)
+        results = applied.apply(model, chosen, found, self._patches)
+        if role == "policy":
+            self._applied, self._rows = results, report.rows(results, self.config, list(found.advice))
+            if run.is_main:
+                click.echo("\n".join(report.lines(found.model_type, self._rows)))
+        self._refuse_skipped(found, results)
+
+    def _refuse_skipped(self, found: Dispatch, results: Sequence[Applied]) -> None:
+        """What was asked for by name must be applied; of Liger's advice the loss, and whatever there is something for."""
+        by_name = bool(self.config.wanted())
+        skipped = [item for item in results if not item.done and (by_name or item.kernel in LOSSES or item.failed)]
+        if not any(item.done for item in results):
+            skipped = list(results)
+        if skipped or not results:
+            texts = [f"{item.kernel}: {item.why}" for item in skipped] or ["the options leave no kernel to apply"]
+            works = [f"{item.kernel}: true" for item in results if item.done]
+            hint = f"name those that are: plugins.liger: {{{', '.join(works)}}}" if works else needs.REMOVE
+            raise LonglineError(f"not applied to {found.model_type}: {'; '.join(texts)}", hint=hint)
+
+    @hookimpl
+    def post_adapter_create(self, model: Any) -> None:
+        """Refuse an adapter on the output head, which the fused loss would leave out."""
+        if self._runs("fused_linear_cross_entropy"):
+            needs.refuse_head(model.get_base_model())
+
+    def _runs(self, kernel: str) -> bool:
+        return any(item.kernel == kernel and item.done for item in self._applied)
+
+    # --- the trainer ----------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def provide_loss(self, model: Any) -> LossFunction | None:
+        """Answer with the trainer's own loss, which is the fused one inside the model's forward; core's needs the head's output."""
+        if not self._runs("fused_linear_cross_entropy"):
+            return None
+        from longline_liger.loss import fused_loss
+
+        return fused_loss(model, token_scaling=bool(self.config.use_token_scaling))
+
+    @hookimpl
+    def post_trainer_create(self, run: Run, trainer: Any) -> None:
+        """Look once more: adapters, other plugins and the trainer itself had their hands on the model. Then raise the table."""
+        from longline_liger import applied
+
+        for item in self._applied:
+            lost = applied.lost(trainer.model, item)
+            if lost:
+                text = f"{item.kernel} was applied, and something replaced it again in {', '.join(lost)}"
+                raise LonglineError(text, hint="remove the other plugin that changes the model, or leave this kernel out")
+        run.hook.on_table(run=run, table=Table("liger", report.COLUMNS, tuple(self._rows), step=0))
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        """Put back what was replaced for the whole process."""
+        self._undo.close()
+        self._undo, self._patches, self._applied, self._rows = ExitStack(), None, [], []
