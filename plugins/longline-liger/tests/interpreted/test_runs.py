@@ -144,6 +144,14 @@ def test_an_adapter(train, more):
     same(train(adapter=adapter), train({**LAYERS, "fused_linear_cross_entropy": True}, adapter=adapter))
 
 
+def test_a_quantised_model(train):
+    more = {
+        "model": {"quantization": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}},
+        "adapter": {"type": "lora", "r": 4, "target_modules": ["q_proj", "down_proj"]},
+    }
+    same(train(**more), train({**LAYERS, "fused_linear_cross_entropy": True}, **more))
+
+
 def test_liger_alone_takes_its_advice(train, capsys):
     same(train(), train({}))
     table = capsys.readouterr().out
