@@ -220,3 +220,21 @@ def test_label_smoothing_gets_all_logits(run_longline):
     watch = Watch()
     run_longline(trainer={"max_steps": 1, "label_smoothing_factor": 0.1}, plugins=[watch])
     assert all(logits == labels for _, logits, labels in watch.shapes)
+
+
+def test_a_trainer_class_with_a_loss_of_its_own_gets_all_logits(run_longline):
+    from longline.trainers.sft import SFTTrainer
+
+    class Penalised(SFTTrainer):
+        def method_loss(self, model, inputs, num_items_in_batch=None):
+            loss, outputs = super().method_loss(model, inputs, num_items_in_batch)
+            return loss + 1e-4 * outputs.logits[..., :-1, :][inputs["labels"][..., 1:] != -100].square().mean(), outputs
+
+    class Gives(Plugin):
+        @hookimpl
+        def provide_trainer_class(self):
+            return Penalised
+
+    watch = Watch()
+    run_longline(trainer={"max_steps": 1}, plugins=[Gives(PluginConfig()), watch])
+    assert [logits for _, logits, _ in watch.shapes] == [labels for _, _, labels in watch.shapes]

@@ -210,7 +210,8 @@ def transforms(config: Any) -> list[Transform]:
 def trained_tokens_loss(model: PreTrainedModel) -> Callable[[Any, Any, dict[str, Any], Any], Any]:
     """A loss function for `provide_loss` that makes logits of the trained tokens alone; the loss is the model's own.
 
-    Models that `unfit` names, label smoothing, and an evaluation that wants logits get all of them. Otherwise `outputs.logits` is
+    Models that `unfit` names, label smoothing, trainer classes with a loss of their own, and an evaluation that wants logits get
+    all of them. Otherwise `outputs.logits` is
     [1, N, vocabulary].
     """
     tap = None if unfit(model) else HeadTap(model)
@@ -226,4 +227,5 @@ def trained_tokens_loss(model: PreTrainedModel) -> Callable[[Any, Any, dict[str,
 
 def wants_all_logits(trainer: Any) -> bool:
     """Whether the trainer computes something else of logits than the model's loss."""
-    return bool(trainer.wants_logits or trainer.label_smoother is not None or trainer.compute_loss_func is not None)
+    functions = (trainer.label_smoother, trainer.compute_loss_func)
+    return trainer.wants_logits or trainer.has_own_loss or any(function is not None for function in functions)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,28 @@ def test_a_full_disk_leaves_the_data_in_memory_and_no_entry(chatml, jsonl, chat,
     assert "File too large" in warnings[0]
     assert entries() == []
     assert not list(cache_root(DataSection(train="x")).glob(".partial*"))
+
+
+def test_an_interruption_leaves_nothing_and_the_next_start_is_whole(chatml, jsonl, chat, tmp_path):
+    """The process is stopped while tokens are already in files."""
+    chatml.save_pretrained(tmp_path / "tokenizer")
+    path = jsonl([chat(f"{number} four." * 20) for number in range(8_000)])
+    root = cache_root(DataSection(train="x"))
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "tokenizer"), path, "0"]
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not any(file.stat().st_size for file in root.glob(".partial*/*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    assert entries() == []
+    assert not list(root.glob(".partial*"))
+    assert len(run(chatml, train=path).train) == 8_000
+    assert run(chatml, train=path).report.cache_hit

@@ -230,6 +230,22 @@ def test_another_loss_in_its_place_is_refused(run_longline):
     refused(run_longline, "not applied: another plugin provides the loss", plugins=plugins)
 
 
+def test_a_trainer_class_with_a_loss_of_its_own_is_refused(run_longline):
+    from longline.trainers.sft import SFTTrainer
+
+    class Own(SFTTrainer):
+        def method_loss(self, model, inputs, num_items_in_batch=None):
+            return super().method_loss(model, inputs, num_items_in_batch)
+
+    class Gives(Plugin):
+        @hookimpl
+        def provide_trainer_class(self):
+            return Own
+
+    plugins = [Gives(CceConfig()), CcePlugin(CceConfig())]
+    refused(run_longline, "the trainer class Own computes a loss of its own", plugins=plugins)
+
+
 def test_the_loss_is_claimed():
     assert CcePlugin(CceConfig()).claims == frozenset({"loss"})
 

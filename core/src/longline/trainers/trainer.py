@@ -85,6 +85,12 @@ class LonglineTrainer(Trainer):
         batch = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(rows.with_format("numpy")[self.args.length_column_name][:], batch, seed)
 
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether a class that is not the core's computes the loss: it may do so from the logits of all tokens."""
+        written = (type(self).method_loss, type(self).compute_loss)
+        return not all(method.__module__.startswith("longline.trainers.") for method in written)
+
     # --- batches and loss -------------------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class HeadLoss:
         ):
             if value is not None:
                 raise refusal(f"{name} wants all logits", f"remove {name}, or {REMOVE}")
+        if trainer.has_own_loss:
+            name = type(trainer).__name__
+            raise refusal(
+                f"the trainer class {name} computes a loss of its own", f"leave out what provides {name}, or {REMOVE}"
+            )
         model = bare(trainer.model)
         weight = model.get_output_embeddings().weight
         self.choice = self._choose(trainer, model)
