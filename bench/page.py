@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import sys
@@ -136,9 +137,14 @@ def write(folder: Path, target: Path, images: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Write both pages, or compare."""
     images = PAGE.parent / "images" / "performance"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    chosen = parser.parse_args(arguments)
     results = load(RESULTS)
+    if not results:
+        sys.exit("there are no results: python bench/run.py --full")
     texts = {PAGE: page(results, images.relative_to(PAGE.parent).as_posix()), SUMMARY: summary(results)}
-    if "--check" in arguments:
+    if chosen.check:
         stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
         if stale:
             print(f"not what bench/page.py writes: {', '.join(path.name for path in stale)}")

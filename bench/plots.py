@@ -55,7 +55,7 @@ def _line(axis: Any, rows: Rows, x: str, y: str, label: str | None = None) -> No
     axis.plot(places, [value["median"] for value in values], marker="o", label=label)
     axis.fill_between(places, [value["low"] for value in values], [value["high"] for value in values], alpha=0.2)
     if axis.get_yscale() == "linear":
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.dataLim.y1)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
 
@@ -68,6 +68,7 @@ def _growth(rows: Rows, path: Path) -> None:
         chosen = [row for row in rows if row["grows"] == "sequence length" and row["side"] == side]
         for axis, y in ((length, "s/step"), (memory, "peak MB")):
             if chosen:
+                axis.set_xscale("log", base=2)
                 _line(axis, chosen, "at", y, side)
                 axis.set_xlabel("sequence length, tokens")
                 axis.legend(frameon=False)

@@ -36,8 +36,8 @@ class Recorder:
         def count(rows: Any) -> Any:
             batch = collate(rows)
             mask, learnt = batch.get("attention_mask"), batch.get("completion_mask")
-            if mask is None or mask.dim() != 2:  # packed: no row has padding before it is collated
-                self.tokens.append(sum(len(row["input_ids"]) for row in rows))
+            if mask is None or mask.dim() != 2:  # packed: rows are counted before they are collated
+                self.tokens.append(sum(held(row) for row in rows))
             else:
                 self.tokens.append(int((mask != 0).sum()))
             self.slots.append(batch["input_ids"].numel())
@@ -64,6 +64,12 @@ class Recorder:
             torch.save(self.batches, self.keep)
         found = {name: value for name, value in vars(self).items() if name not in ("keep", "batches")}
         Path(path).write_text(json.dumps({**found, "threads": torch.get_num_threads()}), encoding="utf-8")
+
+
+def held(row: Any) -> int:
+    """The tokens of a packed row; LLaMA-Factory fills its packs up with padding, which its mask numbers 0."""
+    mask = row.get("attention_mask")
+    return len(row["input_ids"]) if mask is None else sum(map(bool, mask))
 
 
 def status_mb(name: str) -> float:

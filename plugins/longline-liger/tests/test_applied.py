@@ -11,7 +11,7 @@ import torch
 from longline import zoo
 from longline_liger import applied, dispatch, release
 from longline_liger.config import LOSSES
-from longline_liger.patches import ProcessPatches
+from longline_liger.patches import ProcessPatches, is_ligers
 
 FILE = json.loads((Path(__file__).parent / "matrix.json").read_text(encoding="utf-8"))
 STATES = FILE["types"]
@@ -22,6 +22,9 @@ def patches():
     made = ProcessPatches()
     yield made
     made.undo()
+    for module in (torch, torch.nn, torch.nn.functional, torch.nn.modules.loss):
+        left = [name for name, value in vars(module).items() if is_ligers(value)]
+        assert not left, f"{module.__name__} still has Liger's {left}"
 
 
 def test_the_matrix_is_of_this_release_and_has_every_type():

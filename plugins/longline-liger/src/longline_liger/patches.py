@@ -83,7 +83,8 @@ class ProcessPatches:
 
 
 def _holders() -> Iterator[Any]:
-    """The modules of transformers that are imported, the classes that their models define, and torch's functions."""
+    """The modules of transformers that are imported, the classes that their models define, and torch's layers and functions."""
+    yield sys.modules["torch.nn"]  # for Gemma 3 and PaliGemma it is torch's own CrossEntropyLoss that Liger replaces
     yield sys.modules["torch.nn.functional"]
     for name, module in list(sys.modules.items()):
         if not name.startswith("transformers.") or not isinstance(module, ModuleType):
