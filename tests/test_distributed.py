@@ -267,7 +267,7 @@ def test_ctrl_c_reaches_every_rank_once_and_the_run_goes_on(place):
     stopped = Ended(process.returncode, out, err, folder)
     assert stopped.code == 130
     assert quiet(stopped), err
-    assert stopped.err.count("SIGINT: finishing this step and saving a checkpoint") == 2
+    assert stopped.err.count("SIGINT: finishing this step and saving a checkpoint") == 1
     assert (stopped.manifest["status"], stopped.manifest["exit_code"]) == ("interrupted", 130)
     steps = stopped.manifest["summary"]["steps"]
     assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{steps}"]

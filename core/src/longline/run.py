@@ -165,7 +165,8 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
             stack.enter_context(claimed)
             folder.write_config(run.plan.config_path, run.resolved)
         resume_from = artifacts.resume_point(run.output_dir, resume) if resume else None
-        stack.enter_context(signals.handling(run.stop, lambda signum: _write_manifest(run, "interrupted", 128 + signum)))
+        ended = signals.handling(run.stop, lambda signum: _write_manifest(run, "interrupted", 128 + signum), talks=run.is_main)
+        stack.enter_context(ended)
         try:
             _write_manifest(run, "running", None)
             _stages(run, resume_from)

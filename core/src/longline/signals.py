@@ -48,21 +48,29 @@ class StopRequest:
 
 
 @contextmanager
-def handling(stop: StopRequest, last_words: Callable[[int], None]) -> Iterator[None]:
+def handling(stop: StopRequest, last_words: Callable[[int], None], *, talks: bool = True) -> Iterator[None]:
     """Handle SIGINT and SIGTERM for the block; `last_words(signum)` is called when a second one ends the process.
 
-    Outside the main thread, where Python allows no handlers, nothing changes.
+    `talks`: whether this process tells the person what is finished first; one of all ranks does. Outside the main thread, where
+    Python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    heard = False
+
     def handle(signum: int, _frame: FrameType | None) -> None:
-        if stop.requested:
+        nonlocal heard
+        if heard:
             return  # the watcher ends the process
-        stop.signum = signum
+        heard = True
+        if not stop.requested:  # another rank may have passed it on already
+            stop.signum = signum
         if stop.doing is None:
             stop.check()
+        if not talks:
+            return
         # os.write: print is not safe here if the signal came in the middle of one
         os.write(2, f"\n{signal.Signals(signum).name}: {stop.doing}; once more stops at once\n".encode())
 

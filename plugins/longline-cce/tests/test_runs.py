@@ -283,26 +283,21 @@ def test_plugin_and_config_import_no_torch():
 # --- the choice -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_choice_names_each_reason_against_the_kernels(monkeypatch):
-    """A device is only asked for its capability, so this machine need not have one."""
-    from longline_cce.choice import choose
+def test_the_choice_names_each_reason_against_the_kernels():
+    from longline_cce.choice import Place, choose
     from longline_cce.heads import Product
 
     single = Product([(torch.zeros(1, 8), torch.zeros(16, 8))], None, "linear")
     with_bias = Product(single.pairs, torch.zeros(16), "linear with a bias")
-    cuda = torch.device("cuda", 0)
-    capability = (8, 0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    new, old = Place("cuda", torch.bfloat16, (8, 0)), Place("cuda", torch.bfloat16, (7, 5))
     options = CceConfig()
-    assert (
-        choose(options, with_bias, cuda, torch.bfloat16).why
-        == "cut-cross-entropy takes no bias, and the head is linear with a bias"
-    )
-    assert "take float16 and bfloat16, and hidden states are float32" in choose(options, single, cuda, torch.float32).why
-    found = choose(CceConfig(filter_eps=None), single, cuda, torch.bfloat16)
+    why = choose(options, with_bias, new).why
+    assert why == "cut-cross-entropy takes no bias, and the head is linear with a bias"
+    exact = Place("cuda", torch.float32, (8, 0))
+    assert "take float16 and bfloat16, and hidden states are float32" in choose(options, single, exact).why
+    found = choose(CceConfig(filter_eps=None), single, new)
     assert (found.impl, found.settings) == ("cce", {"filter_eps": None})
-    capability = (7, 5)
-    assert "need compute capability 8.0, and this device has 7.5" in choose(options, single, cuda, torch.bfloat16).why
+    assert "need compute capability 8.0, and this device has 7.5" in choose(options, single, old).why
 
 
 def test_a_manifest_names_the_plugin(run_longline):

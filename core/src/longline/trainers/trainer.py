@@ -79,7 +79,8 @@ class LonglineTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Group rows by length with a sampler that a resumed run can repeat."""
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or self.args.length_column_name not in rows.column_names:
+        known = getattr(rows, "column_names", ())
+        if self.args.train_sampling_strategy != "group_by_length" or self.args.length_column_name not in known:
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch = self.args.train_batch_size * self.args.world_size

@@ -9,7 +9,7 @@ import torch
 
 from longline import LonglineError
 from longline.head import HeadTap, bare
-from longline_cce.choice import Choice, choose
+from longline_cce.choice import Choice, Place, choose
 from longline_cce.heads import REMOVE, read, refusal
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class HeadLoss:
         if weight.is_meta:
             self.trial = "made on the main rank, where the weights are"
         else:
-            self._try(trainer, weight.device)
+            self._try(trainer, weight.device, self.choice)
 
     def _choose(self, trainer: Any, model: Any) -> Choice:
         head = model.get_output_embeddings()
@@ -85,13 +85,13 @@ class HeadLoss:
         tied = head.weight is model.get_input_embeddings().weight
         self.kind = f"{tuple(head.weight.shape)}, {product.kind}{', tied to the embedding' if tied else ''}"
         dtype = dtypes.get(trainer.accelerator.mixed_precision, head.weight.dtype)
-        return choose(self.options, product, device, dtype)
+        return choose(self.options, product, Place.of(device, dtype))
 
-    def _try(self, trainer: Any, device: torch.device) -> None:
+    def _try(self, trainer: Any, device: torch.device, chosen: Choice) -> None:
         """Compare plain loss and this one on a few tokens of the data."""
-        chosen = self.choice
-        if chosen is not None and chosen.impl == "cce" and device.type != "cuda":
-            self.choice = Choice("chunked", "the trial is where the weights still are", {})
+        tried = chosen
+        if chosen.impl == "cce" and device.type != "cuda":
+            self.choice = tried = Choice("chunked", f"the weights are still on {device.type}", {})
         ids = torch.tensor([trainer.train_dataset[0]["input_ids"][:TRIAL]], device=device)
         batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         model, training = trainer.model, trainer.model.training
@@ -105,6 +105,8 @@ class HeadLoss:
             model.train(training)
             self.choice = chosen
         self._judge(plain, ours, trainer)
+        if tried is not chosen:
+            self.trial += f"; made with {tried.impl}, since {tried.why}"
 
     def _judge(self, plain: float, ours: float, trainer: Any) -> None:
         rounded = trainer.accelerator.mixed_precision != "no"

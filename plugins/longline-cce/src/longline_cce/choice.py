@@ -49,16 +49,30 @@ class Choice:
         return loss
 
 
-def choose(options: CceConfig, product: Product, device: torch.device, dtype: torch.dtype) -> Choice:
-    """Decide; `device` is where training will be, `dtype` what hidden states will be multiplied in.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where training will be: `cuda` or another type, the compute capability there, and what hidden states are multiplied in."""
+
+    device: str
+    dtype: torch.dtype
+    capability: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype) -> Place:
+        """Ask the device."""
+        return cls(device.type, dtype, torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0))
+
+
+def choose(options: CceConfig, product: Product, place: Place) -> Choice:
+    """Decide.
 
     Raises:
         LonglineError: what the options name cannot be, or one of them would not be used.
     """
-    against = [] if options.impl == "chunked" else _against(options.impl, product, device, dtype)
+    against = [] if options.impl == "chunked" else _against(options.impl, product, place)
     if options.impl == "auto":
         impl = "chunked" if against else "cce"
-        why = against[0] if against else f"CUDA, {str(dtype).removeprefix('torch.')}"
+        why = against[0] if against else f"CUDA, {str(place.dtype).removeprefix('torch.')}"
     else:
         impl, why = options.impl, "asked for"
         if against:
@@ -74,20 +88,20 @@ def choose(options: CceConfig, product: Product, device: torch.device, dtype: to
     return Choice(impl, why, {"filter_eps": options.filter_eps} if impl == "cce" else {})
 
 
-def _against(impl: str, product: Product, device: torch.device, dtype: torch.dtype) -> list[str]:
+def _against(impl: str, product: Product, place: Place) -> list[str]:
     """What speaks against the library, as reasons."""
     if impl in ("auto", "cce"):
-        if device.type != "cuda":
-            return [f"its kernels need CUDA, and this run is on {device.type}"]
-        capability = torch.cuda.get_device_capability(device)
-        if capability < (8, 0):
-            return [f"its kernels need compute capability 8.0, and this device has {capability[0]}.{capability[1]}"]
+        if place.device != "cuda":
+            return [f"its kernels need CUDA, and this run is on {place.device}"]
+        if place.capability < (8, 0):
+            has = ".".join(map(str, place.capability))
+            return [f"its kernels need compute capability 8.0, and this device has {has}"]
     against = _library(impl)
     if not product.single:
         what = "no bias" if product.bias is not None else "one weight"
         against.append(f"{LIBRARY} takes {what}, and the head is {product.kind}")
-    if impl in ("auto", "cce") and dtype not in HALVES:
-        against.append(_takes_halves(dtype))
+    if impl in ("auto", "cce") and place.dtype not in HALVES:
+        against.append(_takes_halves(place.dtype))
     return against
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from longline.head import bare
+
 if TYPE_CHECKING:
     from longline.hookspecs import LossFunction
 
@@ -14,8 +16,7 @@ def fused_loss(model: Any, *, token_scaling: bool) -> LossFunction:
 
     `token_scaling` weighs each trained token's loss with its predicted probability; evaluations are left as they are.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    can_skip = "skip_logits" in inspect.signature(inner.forward).parameters
+    can_skip = "skip_logits" in inspect.signature(bare(model).forward).parameters
 
     def loss(trainer: Any, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
         more: dict[str, Any] = {}
