@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, CohereConfig, Gemma2Config, LlamaConfig
 
-from longline import Plugin, hookimpl
+from longline import Plugin, hookimpl, zoo
 from longline.errors import ModelError
 from longline.head import HeadTap, Targets, Transform, transforms, unfit
 from longline.plugins import PluginConfig
@@ -90,12 +90,28 @@ def test_loss_and_gradients_are_the_models_own(config_class, config, more, loss)
     tapped = loss_and_gradients(model, batch, tap, **more)
     assert_same(plain, tapped)
     trained = (batch["labels"][:, 1:] != -100).sum()
-    assert tapped[0].logits.shape == ((1, trained, 97) if loss is None else (1, 1, 97))
+    assert tapped[0].logits.shape == ((1, 0, 97) if loss is None else (1, 1, 97))
+    with torch.no_grad(), tap.armed(batch["labels"]):
+        evaluated = model(**batch, **more)
+    assert torch.allclose(evaluated.loss, plain[0].loss, rtol=1e-5)
+    assert evaluated.logits.shape == ((1, trained, 97) if loss is None else (1, 1, 97))
     again = loss_and_gradients(model, batch)  # not armed: as if nothing was installed
     assert again[0].logits.shape == (3, 11, 97)
     tap.remove()
     assert unfit(model) is None
     assert len(model.get_output_embeddings()._forward_pre_hooks) == 0
+
+
+@pytest.mark.parametrize("model_type", [name for name in zoo.TYPES if name not in zoo.missing()])
+def test_a_type_learns_the_same_from_trained_tokens_alone(model_type):
+    model = zoo.build(model_type)
+    for batch in zoo.batches(model).values():
+        plain = loss_and_gradients(model, batch, use_cache=False)
+        tap = HeadTap(model)
+        tapped = loss_and_gradients(model, batch, tap, use_cache=False)
+        tap.remove()
+        assert_same(plain, tapped)
+        assert tapped[0].logits.shape[-2] == 0, "their memory holds the gradients"
 
 
 def test_the_transform_is_seen_and_not_believed():
@@ -169,17 +185,19 @@ class Watch(Plugin):
 
     def __init__(self, compute_metrics=None) -> None:
         super().__init__(PluginConfig())
-        self.shapes, self.trained, self.compute_metrics = [], [], compute_metrics
+        self.shapes, self.trained, self.made, self.left, self.compute_metrics = [], [], [], [], compute_metrics
 
     @hookimpl
     def post_trainer_create(self, trainer):
         trainer.compute_metrics = self.compute_metrics
         given = trainer.loss_function
+        trainer.model.get_output_embeddings().register_forward_hook(lambda head, given, made: self.made.append(made.shape[:2]))
 
         def watched(trainer, model, inputs, num_items_in_batch):
             labels = inputs["labels"]
             loss, outputs = given(trainer, model, inputs, num_items_in_batch)
-            self.shapes.append((bool(model.training), tuple(outputs.logits.shape[:2]), tuple(labels.shape)))
+            self.shapes.append((bool(model.training), tuple(self.made.pop()), tuple(labels.shape)))
+            self.left.append(tuple(outputs.logits.shape[:2]))
             self.trained.append(int((labels[:, 1:] != -100).sum()))
             return loss, outputs
 
@@ -194,6 +212,7 @@ def test_a_run_makes_logits_of_trained_tokens_alone(run_longline, packing):
     for (_, logits, labels), trained in zip(watch.shapes, watch.trained, strict=True):
         assert logits == (1, trained)
         assert trained < labels[0] * labels[1]
+    assert set(watch.left) == {(1, 0)}, "their memory is the gradients' now"
 
 
 def test_an_evaluation_that_wants_logits_gets_them(run_longline, chat_rows):

@@ -16,13 +16,11 @@ import torch
 from torch import nn
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
+from longline.cross_entropy import IGNORED, can_overwrite, overwriting_loss
 from longline.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-IGNORED = -100
-"""The label of a token that is not learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,9 @@ class Targets:
 class HeadTap:
     """Makes a model's loss see the trained tokens alone while it is `armed`; otherwise the model is as it was.
 
-    Without `loss` the head makes logits [1, N, vocabulary] of them and the model's usual loss is taken. With `loss` the head makes
-    no logits at all: hidden states and head are handed to it, and the `transform` that the model was seen to apply to a probe;
+    Without `loss` the head makes logits [1, N, vocabulary] of them, and the loss is the model's usual one, in training computed in
+    the logits' own memory where that can be: then the model puts out logits [1, 0, vocabulary]. With `loss` the head makes no
+    logits at all: hidden states and head are handed to it, and the `transform` that the model was seen to apply to a probe;
     one that its config does not explain is an error.
 
     Install it on the bare or adapted model, before DDP, FSDP2 or torch.compile wrap it.
@@ -144,18 +143,21 @@ class HeadTap:
         if self._targets is None:
             return self._native(logits, labels, vocab_size, *args, **kwargs)
         targets, self._targets = self._targets, None
+        count = kwargs.get("num_items_in_batch")
+        if count is None:
+            count = (targets.tokens != IGNORED).sum()
+        count = torch.as_tensor(count, device=logits.device)
+        tokens = targets.tokens.to(logits.device)
         if self._loss is None:
-            return self._native(logits, None, vocab_size, *args, **{**kwargs, "shift_labels": targets.tokens})
+            if can_overwrite(logits):
+                return overwriting_loss(logits, tokens, count)
+            return self._native(logits, None, vocab_size, *args, **{**kwargs, "shift_labels": tokens})
         hidden, self._hidden = self._hidden, None
         if hidden is None:
             raise self._not_applied("its forward did not call the head")
         if self.transform is None:
             self.transform = self._seen(logits)
-        total = self._loss(hidden, self.head, targets.tokens.to(hidden.device), self.transform)
-        count = kwargs.get("num_items_in_batch")
-        if count is None:
-            count = (targets.tokens != IGNORED).sum()
-        return total / (count.to(total.device) if torch.is_tensor(count) else count)
+        return self._loss(hidden, self.head, tokens, self.transform) / count
 
     def _seen(self, logits: torch.Tensor) -> Transform:
         """What the model has made of the probe."""
@@ -211,8 +213,7 @@ def trained_tokens_loss(model: PreTrainedModel) -> Callable[[Any, Any, dict[str,
     """A loss function for `provide_loss` that makes logits of the trained tokens alone; the loss is the model's own.
 
     Models that `unfit` names, label smoothing, trainer classes with a loss of their own, and an evaluation that wants logits get
-    all of them. Otherwise `outputs.logits` is
-    [1, N, vocabulary].
+    all of them. Otherwise `outputs.logits` is [1, N, vocabulary], or [1, 0, vocabulary] in training: see HeadTap.
     """
     tap = None if unfit(model) else HeadTap(model)
 

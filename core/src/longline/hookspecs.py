@@ -161,7 +161,8 @@ def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
 
     `inputs` is a batch on the device, `num_items_in_batch` the trained tokens of the whole optimizer step over all ranks and
     accumulated batches; `loss` is a scalar, the sum over the batch's trained tokens divided by it. For methods beside sft the
-    batch and the scale are those of trl's trainer. Claim `loss` when you answer.
+    batch and the scale are those of trl's trainer. The core's answer for sft makes logits of trained tokens alone, and in training
+    leaves none in `outputs.logits`. Claim `loss` when you answer.
     """
 
 

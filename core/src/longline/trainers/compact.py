@@ -10,7 +10,8 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
-from longline.head import IGNORED, Targets, bare
+from longline.cross_entropy import IGNORED
+from longline.head import Targets, bare
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from longline.cross_entropy import loss_and_slope
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IGNORED = -100
 BUDGET = 64 * 1024 * 1024
 """Bytes of float32 logits that a chunk holds when nobody says how many tokens it has."""
 
@@ -95,15 +96,8 @@ def _chunk(
     if softcap is not None:
         bent = logits.div_(softcap).tanh_()
         logits, flatness = bent * softcap, bent.square_().neg_().add_(1)
-    counts = (targets != IGNORED).float()
-    places = targets.clamp(min=0)[:, None]
-    right = logits.gather(1, places)[:, 0]
-    highest = logits.amax(1)
-    scores = logits.sub_(highest[:, None]).exp_()
-    sums = scores.sum(1)
-    loss = ((sums.log() + highest - right) * counts).sum()
-    slope = scores.mul_((counts / sums)[:, None]).scatter_add_(1, places, -counts[:, None])
-    return loss, slope if flatness is None else slope.mul_(flatness)
+    loss = loss_and_slope(logits, targets)
+    return loss, logits if flatness is None else logits.mul_(flatness)
 
 
 def _collect(gradients: Sequence[torch.Tensor | None], parts: Sequence[Pair], slope: torch.Tensor, rows: slice) -> None:
