@@ -27,6 +27,7 @@ ORDER = (
     "startup",
     "prepare",
     "data_growth",
+    "resume",
     "growth",
     "observers",
     "bus_share",

@@ -32,6 +32,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "dpo": ([], ["--full"]),
     "growth": (["--rounds", "1"], ["--full"]),
     "data_growth": ([], ["--full"]),
+    "resume": (["--rounds", "1"], ["--full"]),
 }
 """Every benchmark with its arguments in the short and in the full version."""
 

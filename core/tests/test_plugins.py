@@ -248,7 +248,9 @@ def test_two_plugins_that_claim_the_same_are_refused(site: Site, config):
     site.add("fused", code % "b", version="2.0")
     message = refused(config("- liger\n- fused")).message
     assert "plugin 'liger' (longline-liger 1.0) and plugin 'fused' (longline-fused 2.0) both claim 'loss'" in message
-    assert len(load_plugins(config("- fused"))) == 1
+    (fused,) = load_plugins(config("- fused"))
+    with pytest.raises(PluginError, match="both claim 'loss'"):
+        load_plugins(config("- liger"), [fused])  # an instance made by hand
 
 
 BY_OPTIONS = """

@@ -143,7 +143,7 @@ def train(
     plugin has seen `on_run_end`; an interruption is no error but a result with status `interrupted`.
     """
     telemetry.off_by_default()
-    enabled = [*load_plugins(loaded), *plugins]
+    enabled = load_plugins(loaded, plugins)
     machine = distributed.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu")))
     run = Run(loaded, build_plan(loaded.config, machine), enabled)
     try:

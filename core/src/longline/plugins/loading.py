@@ -24,8 +24,8 @@ NEXT_HINT = "\n        "
 """Puts several hints under each other, as LonglineError prints them."""
 
 
-def load_plugins(loaded: LoadedConfig) -> list[LoadedPlugin]:
-    """Import, check and configure the plugins that the config names, in its order.
+def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> list[LoadedPlugin]:
+    """Import, check and configure the plugins that the config names, in its order; `more` are there already and come last.
 
     Raises PluginError for plugins that are unknown, ambiguous, lack a requirement, cannot be imported or started, are no
     `Plugin`, claim what another one claims, or have a misspelled hook; ConfigError with all wrong options of all plugins.
@@ -38,6 +38,7 @@ def load_plugins(loaded: LoadedConfig) -> list[LoadedPlugin]:
         LoadedPlugin(info.name, _start(info, cls, model), model, info.distribution, info.version, entry.on_error)
         for info, cls, model, entry in zip(infos, classes, options, entries, strict=True)
     ]
+    plugins += more
     _refuse_claims(plugins)
     Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
     return plugins

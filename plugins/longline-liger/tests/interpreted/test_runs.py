@@ -124,6 +124,21 @@ def test_kernels_beside_the_core_loss(train, options):
     same(train(), train(options))
 
 
+def test_the_core_loss_asks_the_kernel_for_the_cross_entropy(train, monkeypatch):
+    """Without it the numbers would be the same, so calls are counted."""
+    from liger_kernel.ops import cross_entropy as liger_cross_entropy
+
+    given, shapes = liger_cross_entropy.cross_entropy_forward, []
+
+    def counted(logits, *args, **more):
+        shapes.append(logits.shape)
+        return given(logits, *args, **more)
+
+    monkeypatch.setattr(liger_cross_entropy, "cross_entropy_forward", counted)
+    losses, _, _ = train({"cross_entropy": True})
+    assert len(shapes) >= len(losses) > 0
+
+
 def test_kernels_beside_cce(train):
     same(train(), train(LAYERS, plugins=["cce"]))
 
