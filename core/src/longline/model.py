@@ -141,6 +141,8 @@ def _read_template(value: str) -> str:
 Head = Literal["tokens", "score"]
 AUTO_CLASSES: dict[Head, str] = {"tokens": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification"}
 """The class of transformers that loads a model by what it puts out: tokens, or one score for a text."""
+WITH_TOWERS = "AutoModelForMultimodalLM"
+"""The one for models of tokens that also see pictures or hear sound; they are trained on text."""
 TASKS: dict[Head, str] = {"tokens": "CAUSAL_LM", "score": "SEQ_CLS"}
 """The same for peft."""
 
@@ -215,7 +217,9 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], head: Head = "toke
     """
     import transformers
 
-    loader: Any = getattr(transformers, AUTO_CLASSES[head])
+    config = type(kwargs.get("config"))
+    towers = config not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    loader: Any = getattr(transformers, WITH_TOWERS if head == "tokens" and towers else AUTO_CLASSES[head])
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
         drop_quantisation_marks(model)
