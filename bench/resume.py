@@ -2,9 +2,9 @@
 
     python bench/resume.py [--full] [--json FILE]
 
-A model of 7M weights trains on 10,000 short chats, with `--full` on a million, packed to 512, one pack a step, until a checkpoint. Then the
-same command with `--resume` goes on from it, in turns with one that starts afresh and finds the same data prepared. The clock runs
-from the command to the moment when the line with the loss of the next step leaves the process.
+A model of 7M weights trains on 10,000 short chats, with `--full` on a million, packed to 512, one pack a step, until a checkpoint.
+Then the same command with `--resume` goes on from it, in turns with one that starts afresh and finds the same data prepared. The
+clock runs from the command to the moment when the line with the loss of the next step leaves the process.
 """
 
 from __future__ import annotations
