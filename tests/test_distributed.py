@@ -299,6 +299,13 @@ def test_a_rank_that_fails_ends_the_run_with_its_own_message(place):
     assert failed.manifest["status"] == "failed"
 
 
+def test_what_every_rank_finds_is_said_once(place):
+    refused = place.launch("refused", model={"overrides": {"no_such": 1}})
+    assert refused.code == 2
+    assert refused.err.count("model.overrides.no_such: LlamaConfig has no such field") == 1
+    assert quiet(refused), refused.err
+
+
 def test_an_error_that_only_the_main_rank_meets_keeps_its_status(place, ddp):
     begin = time.monotonic()
     taken = place.launch("ddp")

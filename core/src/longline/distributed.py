@@ -5,6 +5,7 @@ A rank is told by the environment that torchrun and `accelerate launch` set (RAN
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -175,9 +176,23 @@ def report(code: int) -> int:
     return EXIT_DONE if code in (EXIT_SIGINT, EXIT_SIGTERM) else code
 
 
+def says_first(text: str) -> bool:
+    """Whether no other rank of `launch` has said so: what is wrong with a config, every rank finds."""
+    folder = os.environ.get(LAUNCHED)
+    if not folder:
+        return True
+    try:
+        (Path(folder) / hashlib.sha256(text.encode()).hexdigest()).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # a full disk: better twice than never
+    return True
+
+
 def _reported(folder: Path) -> int:
     """The first status other than 0 that a rank reported: the others may have failed because of that one."""
-    codes = [int(path.read_text() or EXIT_TRAINING) for path in sorted(folder.iterdir())]
+    codes = [int(path.read_text() or EXIT_TRAINING) for path in sorted(folder.glob("*-*"))]
     return next((code for code in codes if code), EXIT_DONE)
 
 

@@ -182,6 +182,11 @@ def run_cli(args: list[str] | None = None) -> int:
 
 def _show(error: Exception, text: str, *, debug: bool) -> None:
     """Print an error, with its traceback if that is wanted; a run's error brings the mask for the secrets of its config."""
+    if "LONGLINE_LAUNCHED" in os.environ:
+        from longline.distributed import says_first
+
+        if not says_first(text):
+            return
     mask = getattr(error, "mask", str)
     if debug:
         click.echo(mask("".join(traceback.format_exception(error))), err=True)
