@@ -7,9 +7,9 @@ are counted before padding, by the same code. `trl as shipped` is started by acc
 one thread; everything else takes all cores. LLaMA-Factory takes part when LONGLINE_BENCH_LLAMAFACTORY names the Python of an
 environment that has it.
 
-The goals are those of the small model. With SmolLM2 in float32 more than nine tenths of a step are products of matrices, which cost
-every side the same but for the head's, a fifth of them: there 1.1 times the bare loop is about what leaving out the tokens that
-are not trained can give.
+The goals are those of the small model. With SmolLM2 in float32 three quarters of a step are products of matrices and attention,
+which cost every side the same but for the head's, a fifth of the products: what leaving out tokens that are not trained can give
+is less there.
 """
 
 from __future__ import annotations
