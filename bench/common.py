@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -158,6 +159,23 @@ def in_turns(names: Sequence[str], rounds: int, measure: Callable[[str], Any]) -
         for name in names:
             found[name].append(measure(name))
             print(f"  round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+    return found
+
+
+def seconds_until(mark: str, command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Run a command to its end; returns when a line with `mark` left it. SystemExit with its last words when none did."""
+    found, told = None, []
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**environment, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            told.append(text)
+            if found is None and mark in text:
+                found = time.perf_counter() - begin
+    if process.returncode or found is None:
+        raise SystemExit(f"{command} failed with exit status {process.returncode}:\n{''.join(told)[-3000:]}")
     return found
 
 

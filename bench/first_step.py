@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from common import Goal, Result, cores, finish, in_turns, options, ratios, spread
+from common import Goal, Result, cores, finish, in_turns, options, ratios, seconds_until, spread
 from corpus import MAX_LENGTH, ROWS, model_folder, rows_file
 
 BIN = Path(sys.executable).parent
@@ -90,21 +88,10 @@ def seconds(start: Start, folder: Path) -> float:
     """Run a command to its end; returns when the loss of its first step was there."""
     unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
     if start.threads == "equal":
         environment["OMP_NUM_THREADS"] = str(cores())
-    line = command(start, folder)
-    found, told = None, []
-    begin = perf_counter()
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for text in process.stdout:
-            told.append(text)
-            if found is None and MARKS[start.side] in text:
-                found = perf_counter() - begin
-    if process.returncode or found is None:
-        raise SystemExit(f"{line} failed with exit status {process.returncode}:\n{''.join(told)[-3000:]}")
-    return found
+    return seconds_until(MARKS[start.side], command(start, folder), environment)
 
 
 def once(start: Start, kept: Path) -> float:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from common import Goal, Result, cache, finish, in_turns, options, ratios, spread
+from common import Goal, Result, cache, finish, in_turns, options, ratios, seconds_until, spread
 from corpus import MAX_LENGTH, model_folder
 from data_growth import rows_files
 
@@ -52,18 +50,7 @@ def until(mark: str, folder: Path, name: str, count: int, steps: int, *more: str
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     line = [sys.executable, "-m", "longline", "train", str(folder / "config.yaml"), *more]
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    found, told = None, []
-    begin = perf_counter()
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for text in process.stdout:
-            told.append(text)
-            if found is None and mark in text:
-                found = perf_counter() - begin
-    if process.returncode or found is None:
-        raise SystemExit(f"{line} failed with exit status {process.returncode}:\n{''.join(told)[-3000:]}")
-    return found
+    return seconds_until(mark, line, {**environment, "HF_HUB_OFFLINE": "1"})
 
 
 def measure(count: int, rounds: int) -> list[dict[str, Any]]:

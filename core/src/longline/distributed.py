@@ -178,11 +178,8 @@ def report(code: int) -> int:
 
 def says_first(text: str) -> bool:
     """Whether no other rank of `launch` has said so: what is wrong with a config, every rank finds."""
-    folder = os.environ.get(LAUNCHED)
-    if not folder:
-        return True
     try:
-        (Path(folder) / hashlib.sha256(text.encode()).hexdigest()).touch(exist_ok=False)
+        (Path(os.environ[LAUNCHED]) / hashlib.sha256(text.encode()).hexdigest()).touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:
