@@ -22,6 +22,7 @@ from sides import Job, run_side
 TOKENS = 8192
 """So many tokens a step, however long a sequence is."""
 WINDOWS = 10
+PACKED, PADDED = "run length", "run length, rows of any length"
 
 
 def lengths(full: bool, rounds: int) -> tuple[list[dict[str, Any]], list[Goal]]:
@@ -71,10 +72,19 @@ def ranks(rounds: int) -> tuple[list[dict[str, Any]], list[Goal]]:
     return rows, []
 
 
-def run_length(steps: int) -> tuple[list[dict[str, Any]], list[Goal]]:
-    """A long run, cut into windows: neither a step nor the memory may grow."""
-    job = Job("longline", shape="tiny", length=128, batch=1, steps=steps, rows=2000)
-    found = run_side(job)
+def run_lengths(steps: int) -> tuple[list[dict[str, Any]], list[Goal]]:
+    """A long run with packs of one length in float32, and a shorter one whose batches differ, in bfloat16 where the CPU has it."""
+    rows, goals = _run_length(PACKED, Job("longline", shape="tiny", length=128, batch=1, steps=steps, rows=2000))
+    differing = Job(
+        "longline", shape="tiny", length=512, batch=4, steps=max(1000, steps // 4), packing=False, bf16=True, rows=2000
+    )
+    more_rows, more_goals = _run_length(PADDED, differing)
+    return rows + more_rows, goals + more_goals
+
+
+def _run_length(name: str, job: Job) -> tuple[list[dict[str, Any]], list[Goal]]:
+    """A run cut into windows: neither a step nor the memory may grow."""
+    found, steps = run_side(job), job.steps
     gaps = [after - before for before, after in pairwise(found["times"])]
     memory, size = found["memory_mb"], steps // WINDOWS
     rows = []
@@ -83,11 +93,18 @@ def run_length(steps: int) -> tuple[list[dict[str, Any]], list[Goal]]:
         held = memory[window * len(memory) // WINDOWS : (window + 1) * len(memory) // WINDOWS]
         quartiles = statistics.quantiles(times, n=4)
         step = {"median": statistics.median(times), "low": quartiles[0], "high": quartiles[2]}
-        rows.append({"grows": "run length", "at": (window + 1) * size, "s/step": step, "memory MB": spread(held)})
+        rows.append({"grows": name, "at": (window + 1) * size, "s/step": step, "memory MB": spread(held)})
     early, late = rows[1], rows[-1]
     return rows, [
-        Goal(f"{steps} steps: memory at the end, times that after a tenth", _times(late, early, "memory MB"), 1.02, most=True),
-        Goal(f"{steps} steps: a step at the end, times one after a tenth", _times(late, early, "s/step"), 1.1, most=True),
+        Goal(
+            f"{name}, {steps} steps: memory at the end, times that after a tenth",
+            _times(late, early, "memory MB"),
+            1.02,
+            most=True,
+        ),
+        Goal(
+            f"{name}, {steps} steps: a step at the end, times one after a tenth", _times(late, early, "s/step"), 1.1, most=True
+        ),
     ]
 
 
@@ -122,7 +139,7 @@ def main() -> int:
         "lengths": lambda: lengths(chosen.full, chosen.rounds),
         "plugins": lambda: plugins(chosen.full, chosen.rounds),
         "ranks": lambda: ranks(chosen.rounds),
-        "run": lambda: run_length(chosen.steps or (20_000 if chosen.full else 1_000)),
+        "run": lambda: run_lengths(chosen.steps or (20_000 if chosen.full else 1_000)),
     }
     result = Result("growth", "Growth", [], facts={"rounds": chosen.rounds, "tokens a step, sequence length": TOKENS})
     for name, measure in parts.items():

@@ -194,14 +194,6 @@ def interval(more: list[float], less: list[float]) -> tuple[float, float]:
     return found[100], found[-101]
 
 
-def steady_memory() -> None:
-    """Start anew with an allocator that gives nothing back: mapping pages is a third of a step here, and differs by chance."""
-    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        large = str(1 << 32)
-        settings = {"MALLOC_TRIM_THRESHOLD_": large, "MALLOC_MMAP_THRESHOLD_": large, "MALLOC_TOP_PAD_": str(1 << 28)}
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
-
-
 def main() -> int:
     """Print the figures; exit status 1 when the account's share misses the goal, or the measured one surely does."""
     more = (
@@ -209,7 +201,6 @@ def main() -> int:
         ("--logging-steps", {"type": int, "default": 10, "help": "steps from one log event to the next; the default is 10"}),
     )
     chosen = options(__doc__, *more)
-    steady_memory()
     found = measure(chosen.blocks, chosen.logging_steps)
     low, high = found["cost_interval"]
     parts = found.pop("account_milliseconds_per_step")

@@ -72,15 +72,16 @@ def _growth(rows: Rows, path: Path) -> None:
                 _line(axis, chosen, "at", y, side)
                 axis.set_xlabel("sequence length, tokens")
                 axis.legend(frameon=False)
-    for axis, grows, y in (
-        (plugins, "plugins", "hooks, % of training"),
-        (steps, "run length", "s/step"),
-        (held, "run length", "memory MB"),
-    ):
+    runs = [name for name in dict.fromkeys(row["grows"] for row in rows) if name.startswith("run length")]
+    lines = [(plugins, "plugins", "hooks, % of training", "plugins")]
+    lines += [(axis, name, y, "steps") for name in runs for axis, y in ((steps, "s/step"), (held, "memory MB"))]
+    for axis, grows, y, x in lines:
         chosen = [row for row in rows if row["grows"] == grows]
         if chosen:
-            _line(axis, chosen, "at", y)
-            axis.set_xlabel({"plugins": "plugins", "run length": "steps"}[grows])
+            _line(axis, chosen, "at", y, None if x == "plugins" else grows)
+            axis.set_xlabel(x)
+            if x == "steps":
+                axis.legend(frameon=False)
     _save(figure, path)
 
 

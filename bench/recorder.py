@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SAMPLED = 100
+SAMPLED = 20
 """In long runs memory is looked up every so many steps; the peak is that of the first ones."""
 
 

@@ -38,6 +38,7 @@ class Job:
     steps: int = 12
     length: int = MAX_LENGTH
     rows: int = ROWS
+    packing: bool = True
     lora: bool = False
     bf16: bool = False
     checkpointing: bool | None = None
@@ -123,7 +124,7 @@ def config(job: Job, folder: Path, out: Path, keep: bool) -> dict[str, Any]:
     """Longline's config of a job."""
     data: dict[str, Any] = {"train": str(job.rows_path), "max_length": job.length, "cache_dir": str(cache() / "prepared")}
     if job.method == "sft":
-        data["packing"] = True
+        data["packing"] = job.packing
     recorder = {"out": str(out), "keep": str(job.batches_path) if keep else None}
     made = {
         "method": job.method,

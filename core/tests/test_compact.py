@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from longline import Plugin, hookimpl
+from longline.plan import MULTIPLE
 from longline.plugins import PluginConfig
 from longline.trainers.compact import PER_TOKEN, compact_fused_head
 
@@ -36,6 +37,20 @@ def scored(model, batch):
     (output.log_probs.sum() + 0.1 * output.entropy.sum()).backward()
     fields = {name: getattr(output, name) for name in (*PER_TOKEN, "label_mask", "loss")}
     return fields, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_in_half_precision_the_rows_come_in_multiples_and_every_field_stays():
+    model, batch, seen = tiny(), a_batch(), []
+    with torch.autocast("cpu", torch.bfloat16):
+        fields, gradients = scored(model, batch)
+        compact_fused_head(model)
+        model.base_model.register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state.shape[1]))
+        again, same = scored(model, batch)
+    assert seen == [MULTIPLE]
+    for name, values in fields.items():
+        assert torch.allclose(values.float(), again[name].float(), rtol=2e-2, atol=1e-2), name
+    for name, gradient in gradients.items():
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), same[name].flatten(), 0) > 0.99, name
 
 
 @pytest.mark.parametrize("adapted", [False, True])

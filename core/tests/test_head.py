@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from longline import Plugin, hookimpl, zoo
 from longline.errors import ModelError
 from longline.head import HeadTap, Targets, Transform, transforms, unfit
+from longline.plan import MULTIPLE
 from longline.plugins import PluginConfig
 
 SIZES = {
@@ -70,6 +71,35 @@ def test_targets_are_what_the_shifted_labels_say():
     assert targets.tokens.tolist() == [8, 9, 5]
     nothing = Targets.of(torch.full((2, 3), -100))
     assert (nothing.positions.tolist(), nothing.tokens.tolist()) == ([0], [-100])
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+@pytest.mark.parametrize("loss", [None, summed], ids=["logits", "hidden"])
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16 weights"])
+def test_products_in_half_precision_have_rows_in_multiples(autocast, loss, share):
+    model, batch = tiny(), a_batch()
+    batch["labels"] = batch["input_ids"].masked_fill(
+        torch.rand(3, 11, generator=torch.Generator().manual_seed(2)) > share, -100
+    )
+    trained = int((batch["labels"][:, 1:] != -100).sum())
+    assert trained % MULTIPLE
+    if not autocast:
+        model.bfloat16()
+    plain = loss_and_gradients(model, batch) if not autocast else None
+    rows = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        if autocast:
+            plain = loss_and_gradients(model, batch)
+        tap = HeadTap(
+            model, loss if loss is None else lambda hidden, *others: rows.append(len(hidden)) or loss(hidden, *others)
+        )
+        model.get_output_embeddings().register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+        tapped = loss_and_gradients(model, batch, tap)
+    assert max(rows) == MULTIPLE
+    assert torch.allclose(plain[0].loss.float(), tapped[0].loss.float(), rtol=2e-2)
+    for name, gradient in plain[1].items():
+        pair = (gradient.float().flatten(), tapped[1][name].float().flatten())
+        assert torch.nn.functional.cosine_similarity(*pair, dim=0) > 0.99, name
 
 
 FAMILIES = [

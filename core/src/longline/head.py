@@ -18,6 +18,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from longline.cross_entropy import IGNORED, can_overwrite, overwriting_loss
 from longline.errors import ModelError
+from longline.plan import MULTIPLE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,6 +63,15 @@ class Targets:
         if not len(positions):
             positions = positions.new_zeros(1)
         return cls(labels.shape, positions, following[positions])
+
+    def rounded(self, factor: torch.Tensor) -> Targets:
+        """With targets of -100 up to a multiple of MULTIPLE, where products with `factor` are made in half precision on a CPU."""
+        half = factor.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+        missing = -len(self.positions) % MULTIPLE
+        if factor.device.type != "cpu" or not half or not missing:
+            return self
+        pad = nn.functional.pad
+        return Targets(self.shape, pad(self.positions, (0, missing)), pad(self.tokens, (0, missing), value=IGNORED))
 
 
 class HeadTap:
@@ -126,6 +136,7 @@ class HeadTap:
                 raise self._not_applied(f"its head got {tuple(hidden.shape)} for labels {tuple(self._targets.shape)}")
             self._targets = None  # the model's usual loss works for every model
             return None
+        self._targets = self._targets.rounded(hidden)
         kept = hidden.reshape(-1, hidden.shape[-1])[self._targets.positions]
         if self._loss is None:
             return (kept[None], *args[1:])

@@ -68,6 +68,10 @@ METHODS: dict[str, MethodFacts] = {
 """Every method. SimPO is CPO's trainer with its loss and, unless `trainer.cpo_alpha` says otherwise, without its NLL term."""
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 """What the argument that trades time for memory is called, the newest name first."""
+MULTIPLE = 64
+"""Matrices whose products a CPU computes in half precision have a multiple of so many rows. oneDNN compiles a kernel for every
+shape and keeps it, so without that each batch has to wait for its own, and memory grows by megabytes a step."""
+PADDING_WHY = "a CPU compiles and keeps a kernel of every shape in half precision"
 GENERATIONS = {"grpo": 8, "rloo": 2}
 """How many answers trl draws for each prompt unless `trainer.num_generations` says otherwise."""
 
@@ -110,6 +114,7 @@ class Plan:
     trainer_args: dict[str, Any]
     facts: tuple[Fact, ...]
     output_dir: Path
+    pad_to_multiple_of: int | None = None
     rows: int | None = None
     steps: int | None = None
 
@@ -177,6 +182,9 @@ def build_plan(config: Config, machine: Machine) -> Plan:
     dtype, dtype_why = _dtype(config, machine)
     layout, layout_why = _layout(config)
     args, args_facts = _trainer_args(config, machine)
+    multiple = MULTIPLE if machine.device == "cpu" and (dtype != "float32" or args.get("bf16") or args.get("fp16")) else None
+    if multiple and METHODS[config.method].answers:
+        args.setdefault("pad_to_multiple_of", multiple)
     plan = Plan(
         method=config.method,
         dtype=dtype,
@@ -191,6 +199,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
         trainer_args=args,
         facts=(),
         output_dir=config.output_dir.absolute(),
+        pad_to_multiple_of=multiple,
     )
     facts = (
         Fact("method", config.method, "config"),
@@ -207,6 +216,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
             f"{plan.per_device_batch} per device x {plan.accumulation} accumulated x {plan.world_size} processes",
         ),
         *args_facts,
+        *([Fact("padding", f"to multiples of {multiple}", PADDING_WHY)] if multiple else []),
         Fact("output", str(config.output_dir), "config"),
     )
     return replace(plan, facts=facts)

@@ -7,7 +7,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
-from longline import artifacts, collector, distributed, folder, signals, telemetry
+from longline import allocator, artifacts, collector, distributed, folder, signals, telemetry
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
 from longline.builtin.jsonlog import JsonLog
@@ -376,7 +376,8 @@ def _train(run: Run, trainer: Any, resume_from: Path | None) -> None:
     trainer.remove_callback(PrinterCallback)
     begin = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        with allocator.keeping() if trainer.args.device.type == "cpu" else nullcontext():
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except EvaluationStoppedError:
         pass  # the one before the first step: there is nothing to save
     finally:

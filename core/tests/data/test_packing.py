@@ -164,6 +164,12 @@ def test_collated_padded():
     }
 
 
+@pytest.mark.parametrize(("longest", "width"), [(5, 64), (64, 64), (65, 100), (100, 100), (101, 101)])
+def test_a_row_is_padded_no_further_than_the_longest_that_is_allowed(longest, width):
+    rows = [{"input_ids": [1] * length, "labels": [1] * length, "row_ids": [0]} for length in (3, longest)]
+    assert Collator(0, "padded", pad_to_multiple_of=64, max_length=100)(rows)["input_ids"].shape == (2, width)
+
+
 def model_with(attention, vocabulary):
     torch.manual_seed(0)
     config = LlamaConfig(

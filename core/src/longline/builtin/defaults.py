@@ -42,7 +42,12 @@ class Defaults:
         """Answer with the collator of the plan's layout."""
         from longline.data.collate import Collator
 
-        return Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout, max_length=run.config.data.max_length)
+        return Collator(
+            pad_token_id=int(tokenizer.pad_token_id),
+            layout=run.plan.layout,
+            pad_to_multiple_of=run.plan.pad_to_multiple_of,
+            max_length=run.config.data.max_length,
+        )
 
     @hookimpl
     def provide_loss(self, run: Run, model: PreTrainedModel) -> LossFunction:

@@ -40,7 +40,8 @@ class Collator:
 
     Each but the last has `row_ids` [rows, most samples in a row], filled up with -1: which samples of the data set are in which
     row; and `token_count` [1]: how many tokens are no padding, those of the KL term left out.
-    `pad_to_multiple_of` rounds the length up.
+    `pad_to_multiple_of` rounds the length up, but no row beyond `max_length`, where the model
+    may have no positions.
     """
 
     pad_token_id: int
@@ -104,7 +105,10 @@ class Collator:
     def _width(self, ids: Sequence[Longs]) -> int:
         """The longest row, rounded up."""
         longest, step = max(map(len, ids)), self.pad_to_multiple_of or 1
-        return -(-longest // step) * step
+        rounded = -(-longest // step) * step
+        if self.max_length is None or self.layout == "flat":
+            return rounded
+        return max(longest, min(rounded, self.max_length))
 
 
 def _halves(parts: Sequence[Longs], heads: Sequence[int]) -> list[Longs]:

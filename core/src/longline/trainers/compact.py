@@ -34,7 +34,7 @@ def compact_fused_head(model: Any) -> None:
     def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
         if not kwargs.get("fused_lm_head") or labels is None or labels.device.type != "cpu":
             return scored(*args, **({} if labels is None else {"labels": labels}), **kwargs)
-        targets, mask = Targets.of(labels), labels[:, 1:] != IGNORED
+        targets, mask = Targets.of(labels).rounded(inner.get_output_embeddings().weight), labels[:, 1:] != IGNORED
         kept.targets = targets
         try:
             output = scored(*args, shift_labels=targets.tokens[None], **kwargs)

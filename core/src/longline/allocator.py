@@ -1,0 +1,51 @@
+"""Memory of a training step on a CPU, kept for the next step.
+
+The C library returns large blocks to the system as soon as they are free, and the system hands them out again one page at a time,
+each filled with zeros. A step claims the same activations and logits as the one before, so on a CPU it pays for that every time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+"""Numbers of mallopt's parameters, from glibc's malloc.h."""
+KEEP_ALL = -1
+MIB = 1 << 20
+LARGEST_THRESHOLD = 32 * MIB
+"""glibc takes larger blocks from the system one by one, whatever it is told; its own threshold grows up to this as well."""
+
+
+@contextmanager
+def keeping(environment: Mapping[str, str] = os.environ) -> Iterator[bool]:
+    """Keep freed memory in this process for the block, and return it afterwards; yields whether the C library does so.
+
+    Only glibc is told. A user who has set its allocator by the environment (MALLOC_..., GLIBC_TUNABLES) is not overruled. See
+    mallopt(3) and malloc_trim(3).
+    """
+    if not _is_glibc() or _is_set_by(environment):
+        yield False
+        return
+    library = ctypes.CDLL(None)
+    settings = ((MMAP_THRESHOLD, LARGEST_THRESHOLD), (TRIM_THRESHOLD, KEEP_ALL), (TOP_PAD, 64 * MIB))
+    try:
+        taken = [library.mallopt(name, value) for name, value in settings]
+        yield all(taken)
+    finally:
+        library.mallopt(TOP_PAD, MIB)
+        library.mallopt(TRIM_THRESHOLD, 2 * LARGEST_THRESHOLD)  # what glibc itself comes to, where a program uses large blocks
+        library.malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    try:
+        return "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
+def _is_set_by(environment: Mapping[str, str]) -> bool:
+    return any(name.startswith("MALLOC_") for name in environment) or "glibc.malloc" in environment.get("GLIBC_TUNABLES", "")
