@@ -13,7 +13,7 @@ import pytest
 from longline import Plugin, allocator, hookimpl
 from longline.plugins import PluginConfig
 
-BLOCK, BLOCKS = 30 * allocator.MIB, 6
+BLOCK, BLOCKS = 60 * allocator.MIB, 4
 PAGES = BLOCK * BLOCKS // resource.getpagesize()
 
 

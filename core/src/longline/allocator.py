@@ -15,8 +15,10 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 """Numbers of mallopt's parameters, from glibc's malloc.h."""
 KEEP_ALL = -1
 MIB = 1 << 20
-LARGEST_THRESHOLD = 32 * MIB
-"""glibc takes larger blocks from the system one by one, whatever it is told; its own threshold grows up to this as well."""
+LARGEST_KEPT = 1024 * MIB
+"""Blocks above this are still taken from the system one by one, so that a few giants leave no giant holes."""
+GLIBC_REACHES = 32 * MIB
+"""What glibc's own threshold for that grows to, in a program that uses large blocks; it then trims at twice as much."""
 
 
 @contextmanager
@@ -30,13 +32,13 @@ def keeping(environment: Mapping[str, str] = os.environ) -> Iterator[bool]:
         yield False
         return
     library = ctypes.CDLL(None)
-    settings = ((MMAP_THRESHOLD, LARGEST_THRESHOLD), (TRIM_THRESHOLD, KEEP_ALL), (TOP_PAD, 64 * MIB))
+    settings = ((MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, KEEP_ALL), (TOP_PAD, 64 * MIB))
     try:
         taken = [library.mallopt(name, value) for name, value in settings]
         yield all(taken)
     finally:
-        library.mallopt(TOP_PAD, MIB)
-        library.mallopt(TRIM_THRESHOLD, 2 * LARGEST_THRESHOLD)  # what glibc itself comes to, where a program uses large blocks
+        for name, value in ((MMAP_THRESHOLD, GLIBC_REACHES), (TRIM_THRESHOLD, 2 * GLIBC_REACHES), (TOP_PAD, MIB)):
+            library.mallopt(name, value)
         library.malloc_trim(0)
 
 
