@@ -52,6 +52,19 @@ def test_a_process_that_is_bound_to_one_core_computes_with_one_thread():
     assert done.stdout == "1 1 core\n"
 
 
+@pytest.mark.skipif(threads.cores() == 1, reason="one core leaves no choice")
+@pytest.mark.parametrize(("options", "number"), [([], threads.cores()), ([threads.ACCELERATE_OPTION, "1"], 1)])
+def test_accelerates_own_choice_for_one_process_is_not_the_users(options, number, run_config):
+    config = str(run_config(trainer={"use_cpu": True}))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *options]
+    done = subprocess.run(
+        [*launch, "-m", "longline", "plan", config, "--json"], env=WITHOUT, capture_output=True, text=True, check=True
+    )
+    told = [fact for fact in json.loads(done.stdout)["facts"] if fact["name"] == "threads"]
+    why = threads.VARIABLE if options else f"{number} cores"
+    assert told == [{"name": "threads", "value": f"{number} per process", "why": why}]
+
+
 def test_ranks_share_the_cores():
     assert threads.share(1) == threads.cores()
     assert threads.share(threads.cores()) == threads.share(1000) == 1

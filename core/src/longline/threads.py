@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 VARIABLE = "OMP_NUM_THREADS"
+ACCELERATE_OPTION = "--num_cpu_threads_per_process"
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -57,13 +58,13 @@ def share(ranks: int) -> int:
 def settle(ranks: int, *, launched: bool) -> tuple[int, str]:
     """Set torch's threads for one of `ranks` processes on this machine; returns how many, and why. Imports torch.
 
-    `launched`: torchrun or `accelerate launch` started this process.
+    `launched`: torchrun or `accelerate launch` started this process as a rank; one that is alone is noticed here.
     """
     import torch
 
     part = share(ranks)
     meant = VARIABLE in os.environ
-    if meant and launched and _chosen_by_launcher():
+    if meant and (launched or _is_alone_under_accelerate()) and _chosen_by_launcher():
         meant = False
         torch.set_num_threads(part)
     if not meant:
@@ -75,10 +76,18 @@ def settle(ranks: int, *, launched: bool) -> tuple[int, str]:
     return number, free if ranks == 1 else f"{free} for {ranks} processes"
 
 
+def _is_alone_under_accelerate() -> bool:
+    """Whether `accelerate launch` started this process, which is no rank; `os.environ` may have got the name later."""
+    try:
+        return "ACCELERATE_DYNAMO_BACKEND" in psutil.Process().environ()
+    except (psutil.Error, OSError):
+        return False
+
+
 def _chosen_by_launcher() -> bool:
-    """Whether the process that started this one was itself started without the variable."""
+    """Whether the process that started this one was itself started without the variable, and without accelerate's option."""
     try:
         parent = psutil.Process().parent()
-        return parent is not None and VARIABLE not in parent.environ()
+        return parent is not None and VARIABLE not in parent.environ() and ACCELERATE_OPTION not in parent.cmdline()
     except (psutil.Error, OSError):
         return False
