@@ -4,6 +4,9 @@
 
 Everything is the real command with small models, in turns. Each row has `grows` (what is varied), `at` (its value) and what was
 measured there. How data preparation grows with the rows is in data_growth.py.
+
+A long run with rows of any length may hold 5 % more at its end than after a tenth, one with packs of one length 2 %: a shape that
+comes for the first time, be it late, brings its kernels.
 """
 
 from __future__ import annotations
@@ -74,15 +77,16 @@ def ranks(rounds: int) -> tuple[list[dict[str, Any]], list[Goal]]:
 
 def run_lengths(steps: int) -> tuple[list[dict[str, Any]], list[Goal]]:
     """A long run with packs of one length in float32, and a shorter one whose batches differ, in bfloat16 where the CPU has it."""
-    rows, goals = _run_length(PACKED, Job("longline", shape="tiny", length=128, batch=1, steps=steps, rows=2000))
+    packed = Job("longline", shape="tiny", length=128, batch=1, steps=steps, rows=2000)
+    rows, goals = _run_length(PACKED, packed, 1.02)
     differing = Job(
         "longline", shape="tiny", length=512, batch=4, steps=max(1000, steps // 4), packing=False, bf16=True, rows=2000
     )
-    more_rows, more_goals = _run_length(PADDED, differing)
+    more_rows, more_goals = _run_length(PADDED, differing, 1.05)
     return rows + more_rows, goals + more_goals
 
 
-def _run_length(name: str, job: Job) -> tuple[list[dict[str, Any]], list[Goal]]:
+def _run_length(name: str, job: Job, memory_grows: float) -> tuple[list[dict[str, Any]], list[Goal]]:
     """A run cut into windows: neither a step nor the memory may grow."""
     found, steps = run_side(job), job.steps
     gaps = [after - before for before, after in pairwise(found["times"])]
@@ -99,7 +103,7 @@ def _run_length(name: str, job: Job) -> tuple[list[dict[str, Any]], list[Goal]]:
         Goal(
             f"{name}, {steps} steps: memory at the end, times that after a tenth",
             _times(late, early, "memory MB"),
-            1.02,
+            memory_grows,
             most=True,
         ),
         Goal(
