@@ -2,9 +2,9 @@
 
     python bench/run.py [--full] [NAME ...]
 
-The short version takes about ten minutes on two cores and writes into runs/bench; `--full` takes more than an hour, and writes
-bench/results, bench/results.md and docs/performance.md. NAME is a script without `.py`; left out, all of them run. Exit status
-1 when one of them fails or misses its goal.
+The short version takes about ten minutes on two cores, mostly with one round where the full one has three, and writes into
+runs/bench; `--full` takes more than an hour, and writes bench/results, bench/results.md and docs/performance.md. NAME is a script
+without `.py`; left out, all of them run. Exit status 1 when one of them fails or misses its goal.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "bus": ([], []),
     "bus_share": (["--steps", "12"], []),
     "observers": (["--blocks", "12"], []),
-    "startup": (["--rounds", "3"], []),
+    "startup": (["--rounds", "2"], []),
     "first_step": (["--rounds", "1"], ["--full"]),
-    "prepare": (["--rows", "5000", "--rounds", "3"], []),
-    "train": ([], ["--full"]),
-    "dpo": ([], ["--full"]),
+    "prepare": (["--rows", "5000", "--rounds", "1"], []),
+    "train": (["--rounds", "1"], ["--full"]),
+    "dpo": (["--rounds", "1"], ["--full"]),
     "growth": (["--rounds", "1"], ["--full"]),
     "data_growth": ([], ["--full"]),
     "resume": (["--rounds", "1"], ["--full"]),
