@@ -24,8 +24,8 @@ from pydantic import BaseModel, SecretStr
 
 from longline import __all__ as public_names
 from longline import errors, hookspecs
-from longline.attention import ATTENTION
 from longline.cli import cli
+from longline.config.attention import ATTENTION
 from longline.config.explain import models_in
 from longline.config.fields import (
     REFUSED_ADAPTER_FIELDS,
@@ -238,11 +238,14 @@ def _attention() -> Iterator[str]:
 
 
 def module(name: str) -> ast.Module:
-    """The parsed source of a module, found without running it."""
-    spec = find_spec(name)
+    """The parsed source of a module, found without running it or the package that it is in."""
+    top, *rest = name.split(".")
+    spec = find_spec(top)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"{name} is not installed")
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        raise SystemExit(f"{top} is not installed")
+    place = Path(spec.origin).parent.joinpath(*rest)
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def signature(node: ast.FunctionDef, *, method: bool = False) -> str:
@@ -464,18 +467,21 @@ def _exit_statuses() -> str:
     return table(("status", "meaning"), [(f"`{getattr(errors, name)}`", text) for name, text in meanings.items()])
 
 
+KIT = ("longline.testing.recorder", "longline.testing.tiny", "longline.testing.running")
+"""The modules of the test kit, in the order of the page."""
+
+
 def test_kit() -> Iterator[str]:
     """The docstring of the test kit, then each of its fixtures, classes and functions."""
-    tree = module("longline.testing")
-    yield ast.get_docstring(tree) or ""
-    for node in tree.body:
+    yield ast.get_docstring(module("longline.testing")) or ""
+    for home, node in [(name, node) for name in KIT for node in module(name).body]:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             fixture = any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
             shown = f"### {node.name}" if fixture else f"### {node.name}()"
             called = "A fixture." if fixture else f"```python\ndef {signature(node)}: ...\n```"
             yield page_of(shown, called, ast.get_docstring(node) or "")
         elif isinstance(node, ast.ClassDef):
-            yield described("longline.testing", node.name, "###")
+            yield described(home, node.name, "###")
 
 
 # --- kernels ------------------------------------------------------------------------------------------------------------------

@@ -420,7 +420,7 @@ class Onlooker(Plugin):
 
 
 def test_a_run_has_what_the_pages_say(run_longline: Any):
-    from longline.folder import OWN_NAMES
+    from longline.artifacts import OWN_NAMES
     from longline.run import Phase
 
     onlooker = Onlooker(Onlooker.Config())

@@ -73,12 +73,14 @@ def test_an_sft_run_imports_no_trl(run_config):
     "module",
     [
         "longline",
-        "longline.attention",
+        "longline.config.attention",
         "longline.cli",
-        "longline.collector",
+        "longline.process.garbage",
         "longline.config",
         "longline.config.checks",
-        "longline.distributed",
+        "longline.parallel.ranks",
+        "longline.parallel.launch",
+        "longline.parallel.machine",
         "longline.errors",
         "longline.events",
         "longline.hookspecs",
@@ -86,7 +88,7 @@ def test_an_sft_run_imports_no_trl(run_config):
         "longline.plugins",
         "longline.run",
         "longline.testing",
-        "longline.threads",
+        "longline.process.threads",
     ],
 )
 def test_a_module_imports_nothing_heavy(module):

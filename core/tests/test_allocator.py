@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from longline import Plugin, allocator, hookimpl
+from longline import Plugin, hookimpl
 from longline.plugins import PluginConfig
+from longline.process import allocator
 
 BLOCK, BLOCKS = 60 * allocator.MIB, 4
 PAGES = BLOCK * BLOCKS // resource.getpagesize()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from longline.cross_entropy import CACHE, can_overwrite, loss_and_slope, overwriting_loss
+from longline.loss.cross_entropy import CACHE, can_overwrite, loss_and_slope, overwriting_loss
 
 
 def head(rows=23, size=8, vocabulary=50, dtype=torch.float32):

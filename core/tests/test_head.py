@@ -7,11 +7,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, CohereConfig, Gemma2Config, LlamaConfig
 
-from longline import Plugin, hookimpl, zoo
+from longline import Plugin, hookimpl
 from longline.errors import ModelError
-from longline.head import HeadTap, Targets, Transform, transforms, unfit
+from longline.loss.head import HeadTap, Targets, Transform, transforms, unfit
 from longline.plan import MULTIPLE
 from longline.plugins import PluginConfig
+from longline.testing import zoo
 
 SIZES = {
     "vocab_size": 97,

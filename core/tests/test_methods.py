@@ -487,7 +487,7 @@ def test_a_plugin_gives_the_reward_functions(run_longline, tmp_path):
 
 def test_reasoning_gym_scores_with_the_packages_own_function(run_longline, tmp_path):
     reasoning_gym = pytest.importorskip("reasoning_gym")
-    from longline.builtin.reasoning import score
+    from longline.methods.reasoning import score
 
     task = reasoning_gym.create_dataset("chain_sum", size=16, seed=1)
     rows = [{"question": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]} for entry in task]

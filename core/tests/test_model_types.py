@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMultimodalLM
 
-from longline import zoo
-from longline.testing import tiny_tokenizer
+from longline.testing import tiny_tokenizer, zoo
 
 TOWERS = ("vision", "visual", "audio", "projector", "patch")
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from longline import Plugin, hookimpl
 from longline.plugins import PluginConfig
-from longline.signals import StopRequest
+from longline.process.signals import StopRequest
 
 LONGLINE = [sys.executable, "-m", "longline"]
 

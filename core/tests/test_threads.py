@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from longline import threads
+from longline.process import threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ import os, subprocess, sys
 if len(sys.argv) > 1:
     os.environ["OMP_NUM_THREADS"] = sys.argv[1]
 rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-code = "from longline import distributed; made = distributed.machine(use_cpu=True); print(made.threads, made.threads_why)"
+code = "from longline.parallel import machine; made = machine.machine(use_cpu=True); print(made.threads, made.threads_why)"
 print(subprocess.run([sys.executable, "-c", code], env={**os.environ, **rank}, capture_output=True, text=True, check=True).stdout)
 """
 
@@ -45,8 +45,8 @@ def test_what_a_launcher_made_up_is_not_what_the_user_wants():
 def test_a_process_that_is_bound_to_one_core_computes_with_one_thread():
     core = min(os.sched_getaffinity(0))
     code = (
-        f"import os; os.sched_setaffinity(0, [{core}]); from longline import distributed; "
-        "made = distributed.machine(use_cpu=True); print(made.threads, made.threads_why)"
+        f"import os; os.sched_setaffinity(0, [{core}]); from longline.parallel import machine; "
+        "made = machine.machine(use_cpu=True); print(made.threads, made.threads_why)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=WITHOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "1 1 core\n"

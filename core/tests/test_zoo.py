@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from longline import zoo
+from longline.testing import zoo
 
 LACKING = zoo.missing()
 THERE = [name for name in zoo.TYPES if name not in LACKING]
@@ -77,5 +77,5 @@ def test_the_random_state_outside_is_left_alone():
 
 
 def test_the_module_imports_no_torch():
-    code = "import sys, longline.zoo; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    code = "import sys, longline.testing.zoo; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from longline.attention import lookup
-from longline.errors import LonglineError, ModelError
-from longline.nearest import did_you_mean
+from longline.config.attention import lookup
+from longline.errors import LonglineError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

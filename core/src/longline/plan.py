@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from longline.attention import PackingLayout, lookup
+from longline.config.attention import PackingLayout, lookup
 from longline.config.fields import trainer_fields
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ GENERATIONS = {"grpo": 8, "rloo": 2}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the plan needs to know of the hardware; `distributed.machine()` reads it."""
+    """What the plan needs to know of the hardware; `parallel.machine.machine()` reads it."""
 
     device: Device = "cpu"
     bfloat16: bool = False

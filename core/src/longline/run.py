@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
-from longline import allocator, artifacts, collector, distributed, folder, signals, telemetry
+from longline import artifacts
+from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
 from longline.builtin.jsonlog import JsonLog
-from longline.builtin.stages import Stages
 from longline.config.dump import dump_resolved
 from longline.config.secrets import Secrets
 from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, DataError, Interrupted, LonglineError
 from longline.events import Alert, AlertLevel, RewardFunction, Role, Status, Summary
+from longline.parallel import machine, ranks
 from longline.plan import METHODS, Plan, build_plan
 from longline.plugins import Account, Bus, Contained, LoadedPlugin, load_plugins
+from longline.process import allocator, garbage, signals, telemetry
 
 if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
@@ -56,11 +58,11 @@ class Run:
         self.config: Config = loaded.config
         self.plan = plan
         self.plugins = tuple(plugins)
-        self.stages = Stages()
-        core = [("defaults", Defaults()), ("log", JsonLog()), ("stages", self.stages), ("console", Console())]
+        self.clock = StageClock()
+        core = [("defaults", Defaults()), ("log", JsonLog()), ("stages", self.clock), ("console", Console())]
         self.bus = Bus(plugins, core=core, on_failure=self._contained)
         self.hook = self.bus.hook
-        self.rank = distributed.rank()
+        self.rank = ranks.rank()
         self.world_size = plan.world_size
         self.output_dir = plan.output_dir
         self.phase: Phase = "start"
@@ -144,15 +146,15 @@ def train(
     """
     telemetry.off_by_default()
     enabled = load_plugins(loaded, plugins)
-    machine = distributed.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu")))
-    run = Run(loaded, build_plan(loaded.config, machine), enabled)
+    this = machine.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu")))
+    run = Run(loaded, build_plan(loaded.config, this), enabled)
     try:
         return _whole(run, resume, overwrite)
     except BaseException as error:
         error.mask = run.mask  # type: ignore[attr-defined]  # for whoever shows it: its text may quote the config
         raise
     finally:
-        collector.thaw()
+        garbage.thaw()
 
 
 def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
@@ -161,9 +163,9 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
     code = EXIT_TRAINING
     with ExitStack() as stack:
         if run.is_main:
-            claimed = folder.claim(run.output_dir, resume=bool(resume), overwrite=overwrite, files=_files(run))
+            claimed = artifacts.claim(run.output_dir, resume=bool(resume), overwrite=overwrite, files=_files(run))
             stack.enter_context(claimed)
-            folder.write_config(run.plan.config_path, run.resolved)
+            artifacts.write_config(run.plan.config_path, run.resolved)
         resume_from = artifacts.resume_point(run.output_dir, resume) if resume else None
         ended = signals.handling(run.stop, lambda signum: _write_manifest(run, "interrupted", 128 + signum), talks=run.is_main)
         stack.enter_context(ended)
@@ -192,7 +194,7 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
 
 def _stages(run: Run, resume_from: Path | None) -> None:
     run.hook.on_run_start(run=run)
-    with collector.paused():  # nearly all that is imported is imported here
+    with garbage.paused():  # nearly all that is imported is imported here
         args = _arguments(run)
         rewards = _rewards(run)
         tokenizer = _tokenizer(run)
@@ -241,7 +243,7 @@ def _rewards(run: Run) -> Sequence[RewardFunction]:
     """Import what scores answers before anything is loaded: a typo shall not cost the loading of a model."""
     if not METHODS[run.config.method].answers:
         return ()
-    from longline.rewards import refuse_names
+    from longline.methods.rewards import refuse_names
 
     found: Sequence[RewardFunction] | None = run.hook.provide_reward_functions(run=run)
     if not found:
@@ -268,7 +270,7 @@ def _data(run: Run, tokenizer: Any) -> Prepared:
 
     run.phase = "data"
     run.hook.pre_data_load(run=run)
-    with distributed.main_rank_first():
+    with ranks.main_rank_first():
         data = prepare(run.config.data, tokenizer, layout=run.plan.layout, seed=run.plan.seed)
     try:
         run.plan = run.plan.with_rows(len(data.train))
@@ -445,7 +447,7 @@ def _write_manifest(run: Run, status: str, exit_code: int | None) -> None:
             "tokens": run.summary.tokens,
             "metrics": run.summary.metrics,
         },
-        "stages": run.stages.as_dict(),
+        "stages": run.clock.as_dict(),
         "hooks": account.as_dict(),
     }
     artifacts.write_manifest(run.plan.manifest_path, content, run.mask)

@@ -3,9 +3,9 @@
     python plugins/longline-cce/tests/matrix.py            # compares with matrix.json; exit status 1 when a type is not as it says
     python plugins/longline-cce/tests/matrix.py --write    # writes it, and the table for the docs with it
 
-Each type is a tiny random model of `longline.zoo` in float32, with the head as it is by default and with whatever else the type
-has: tied or not, a bias, softcapped logits. One padded and one packed batch each; the loss must agree to 1e-5 of it, and the
-gradient of every parameter to 1e-4 of its largest number.
+Each type is a tiny random model of `longline.testing.zoo` in float32, with the head as it is by default and with whatever
+else the type has: tied or not, a bias, softcapped logits. One padded and one packed batch each; the loss must agree to 1e-5
+of it, and the gradient of every parameter to 1e-4 of its largest number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK = 5
 
 def measure() -> dict[str, Any]:
     """The whole matrix: for each type its class and its rows, and the types that cannot be built with the reason."""
-    from longline import zoo
+    from longline.testing import zoo
 
     missing = zoo.missing()
     types = {name: of_type(name) for name in zoo.CCE_TYPES if name not in missing}
@@ -33,9 +33,9 @@ def measure() -> dict[str, Any]:
 
 def of_type(model_type: str) -> dict[str, Any]:
     """One type: what was compared, each with `ok`; numbers that differ between machines are left out."""
-    from longline import zoo
     from longline.errors import LonglineError
     from longline.model import require_isolation
+    from longline.testing import zoo
 
     rows, isolated = {}, True
     for name, settings in variants(model_type).items():
@@ -50,7 +50,7 @@ def of_type(model_type: str) -> dict[str, Any]:
 
 def variants(model_type: str) -> dict[str, dict[str, Any]]:
     """Settings that change the head or what comes after it, as far as the type has them: name -> settings of its config."""
-    from longline import zoo
+    from longline.testing import zoo
 
     config = zoo.tiny_config(zoo.WHOLES.get(model_type, model_type))
     text = config.get_text_config()

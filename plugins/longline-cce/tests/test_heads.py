@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from longline import LonglineError, zoo
+from longline import LonglineError
+from longline.testing import zoo
 from longline_cce.applied import HeadLoss
 from longline_cce.choice import Choice
 from longline_cce.config import CceConfig

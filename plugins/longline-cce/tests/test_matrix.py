@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longline import zoo
+from longline.testing import zoo
 
 SPEC = spec_from_file_location("cce_matrix", Path(__file__).with_name("matrix.py"))
 matrix = module_from_spec(SPEC)

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from longline import Plugin, hookimpl, zoo
+from longline import Plugin, hookimpl
 from longline.cli import run_cli
 from longline.errors import PluginError
-from longline.testing import HookRecorder, tiny_tokenizer
+from longline.testing import HookRecorder, tiny_tokenizer, zoo
 from longline_cce.config import CceConfig
 from longline_cce.plugin import CcePlugin
 

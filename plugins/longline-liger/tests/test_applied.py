@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longline import zoo
+from longline.testing import zoo
 from longline_liger import applied, dispatch, release
 from longline_liger.config import LOSSES
 from longline_liger.patches import ProcessPatches, is_ligers

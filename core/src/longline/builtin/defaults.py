@@ -24,7 +24,7 @@ class Defaults:
     @hookimpl
     def provide_reward_functions(self, run: Run) -> list[RewardFunction] | None:
         """Answer with what the config's `rewards` name."""
-        from longline.rewards import load_rewards
+        from longline.methods.rewards import load_rewards
 
         return load_rewards(run.config.rewards, run.loaded.path.parent) or None
 
@@ -54,7 +54,7 @@ class Defaults:
         """Answer with the loss of the method's trainer; for sft, with logits of the trained tokens alone."""
         if METHODS[run.config.method].layout is not None:
             return _method_loss  # trl's trainers look after their logits themselves
-        from longline.head import trained_tokens_loss
+        from longline.loss.head import trained_tokens_loss
 
         return trained_tokens_loss(model)
 

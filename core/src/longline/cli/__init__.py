@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longline import __version__, collector, telemetry
-from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError
-from longline.nearest import did_you_mean
+from longline import __version__
+from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError, did_you_mean
+from longline.process import garbage, telemetry
 
 if TYPE_CHECKING:
     from importlib_metadata import EntryPoint
@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
         """Import a command's module and return its `command`."""
         if cmd_name not in COMMANDS:
             return None
-        with collector.paused():
+        with garbage.paused():
             command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
 
@@ -183,7 +183,7 @@ def run_cli(args: list[str] | None = None) -> int:
 def _show(error: Exception, text: str, *, debug: bool) -> None:
     """Print an error, with its traceback if that is wanted; a run's error brings the mask for the secrets of its config."""
     if "LONGLINE_LAUNCHED" in os.environ:
-        from longline.distributed import says_first
+        from longline.parallel.launch import says_first
 
         if not says_first(text):
             return
@@ -209,8 +209,8 @@ def main() -> None:
         os.environ[DEBUG] = "1"  # for ranks that this process starts
     code = run_cli()
     if "LONGLINE_LAUNCHED" in os.environ:
-        from longline.distributed import report
+        from longline.parallel.launch import report
 
         code = report(code)
-    collector.leave()
+    garbage.leave()
     sys.exit(code)

@@ -32,16 +32,18 @@ def command(
     output: Path | None,
 ) -> None:
     """Measure TARGET, a run folder (its tuned model) or a config (its model as it came), on the config's evaluation data."""
-    from longline import inference
+    from longline.inference import measures as measuring
+    from longline.inference.answers import Sampling
+    from longline.inference.target import find_target, load
 
-    found = inference.find_target(target, overrides, base=base, checkpoint=checkpoint)
-    model, tokenizer = inference.load(found)
-    rows = inference.evaluation_rows(found, tokenizer)
-    measures: dict[str, Any] = inference.measure_loss(model, tokenizer, rows, batch_size)
+    found = find_target(target, overrides, base=base, checkpoint=checkpoint)
+    model, tokenizer = load(found)
+    rows = measuring.evaluation_rows(found, tokenizer)
+    measures: dict[str, Any] = measuring.measure_loss(model, tokenizer, rows, batch_size)
     answers: list[dict[str, Any]] = []
     if generate:
-        sampling = inference.Sampling(max_new_tokens=max_new_tokens)
-        answers = inference.predict(model, tokenizer, rows, sampling, batch_size)
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        answers = measuring.predict(model, tokenizer, rows, sampling, batch_size)
         right = sum(answer["exact"] for answer in answers)
         measures |= {"answers": len(answers), "exactly_right": right, "exactly_right_share": right / max(1, len(answers))}
     click.echo(f"{found.name} on {len(rows)} rows")

@@ -15,7 +15,7 @@ from longline.cli.options import set_option
 from longline.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
-    from longline.inference import Sampling
+    from longline.inference.answers import Sampling
 
 
 @click.command()
@@ -52,7 +52,8 @@ def command(
     Without --prompt and --file it is a chat: an empty line or Ctrl-D ends it. A --file holds one prompt a line, as plain text or
     as JSON with `messages` or `prompt`.
     """
-    from longline import inference
+    from longline.inference.answers import Sampling
+    from longline.inference.target import find_target, load
 
     if output and not file:
         raise click.UsageError("--output goes with --file")
@@ -61,13 +62,13 @@ def command(
     prompts = _read_prompts(file) if file else []
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-    found = inference.find_target(target, overrides, base=base, checkpoint=checkpoint)
+    found = find_target(target, overrides, base=base, checkpoint=checkpoint)
     if found.head == "score" and found.weights:
         raise ConfigError(
             f"{found.name} is a reward model: it scores texts and writes none", hint="--base answers with its base"
         )
-    model, tokenizer = inference.load(found)
-    talk = _Talk(model, tokenizer, inference.Sampling(max_new_tokens, temperature, top_p), system, raw)
+    model, tokenizer = load(found)
+    talk = _Talk(model, tokenizer, Sampling(max_new_tokens, temperature, top_p), system, raw)
     if file:
         _answer_file(talk, prompts, output, batch_size)
     elif prompt is not None or not sys.stdin.isatty():
@@ -84,7 +85,7 @@ class _Talk:
 
     def ids(self, messages: list[dict[str, Any]]) -> list[int]:
         """The tokens that the model is given."""
-        from longline.inference import chat_prompt
+        from longline.inference.answers import chat_prompt
 
         if self.raw:
             ids: list[int] = self.tokenizer(messages[-1]["content"])["input_ids"]
@@ -97,7 +98,7 @@ class _Talk:
         import torch
         from transformers import TextStreamer
 
-        from longline.inference import end_tokens
+        from longline.inference.answers import end_tokens
 
         ids = self.ids(messages)
         inputs = torch.tensor([ids], device=self.model.device)
@@ -172,7 +173,7 @@ def _conversation(line: str, where: str) -> list[dict[str, Any]]:
 
 
 def _answer_file(talk: _Talk, prompts: list[_Prompt], output: Path | None, batch_size: int) -> None:
-    from longline.inference import answer_all
+    from longline.inference.answers import answer_all
 
     ids = [_ids(talk, prompt) for prompt in prompts]
     answers = dict(answer_all(talk.model, talk.tokenizer, ids, talk.sampling, batch_size))

@@ -26,9 +26,9 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     """Merge the adapter of RUN, a run folder, into its base model. The sum is computed in float32."""
     import torch
 
-    from longline import inference
+    from longline.inference import target as targets
 
-    target = inference.find_target(str(run), checkpoint=checkpoint)
+    target = targets.find_target(str(run), checkpoint=checkpoint)
     if target.weights is None or target.loaded is None:
         raise ConfigError(f"{run} is not a run folder: it has no run.json")
     if not (target.weights / "adapter_config.json").is_file():
@@ -38,7 +38,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
         raise ConfigError(f"{final} exists", hint="choose another --output")
     recorded = artifacts.read_manifest(run)["plan"]["dtype"]
     section = target.section.model_copy(update={"quantization": None, "dtype": "float32"})
-    model, tokenizer = inference.load(replace(target, section=section))
+    model, tokenizer = targets.load(replace(target, section=section))
     merged = model.merge_and_unload().to(getattr(torch, recorded if dtype == "auto" else dtype))  # type: ignore[operator]
     merged.config.use_cache = True
 

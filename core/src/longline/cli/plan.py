@@ -9,9 +9,9 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from longline import distributed
 from longline.cli.options import config_argument, output, set_option
 from longline.config.loader import load_config
+from longline.parallel.machine import machine
 
 
 @click.command()
@@ -26,7 +26,7 @@ def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     loaded = load_config(config, overrides)
     plugins = load_plugins(loaded)
-    plan = build_plan(loaded.config, distributed.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
+    plan = build_plan(loaded.config, machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
     run = Run(loaded, plan, plugins)
     answers = {hook: names for hook, names in run.bus.answers().items() if names}
     if as_json:

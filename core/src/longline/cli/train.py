@@ -24,17 +24,18 @@ from longline.errors import ConfigError
 @click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine, through torchrun.")
 def command(config: Path, overrides: tuple[str, ...], resume: str | None, overwrite: bool, nproc: int | None) -> int:
     """Fine-tune a model as CONFIG says. CONFIG is a file, or the folder of a run to repeat."""
-    from longline import distributed
     from longline.config.loader import load_config
+    from longline.parallel.launch import launch
+    from longline.parallel.ranks import under_launcher
 
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run that --overwrite would delete", hint="give one of them")
     loaded = load_config(config, overrides)
-    if nproc is not None and not distributed.under_launcher():
+    if nproc is not None and not under_launcher():
         # Also for --nproc 1, so that what runs is what would run with more.
         arguments = ["train", str(config), *(part for value in overrides for part in ("--set", value))]
         arguments += [*(["--resume", resume] if resume else []), *(["--overwrite"] if overwrite else [])]
-        return distributed.launch(arguments, nproc)
+        return launch(arguments, nproc)
 
     from longline.run import train
 

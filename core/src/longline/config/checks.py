@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline.attention import ATTENTION, lookup
 from longline.config import fields
+from longline.config.attention import ATTENTION, lookup
 from longline.config.dump import looks_local
 from longline.config.explain import nearest
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretStr
 from longline.config.document import Keys, Node, dotted
 from longline.config.secrets import looks_secret
 from longline.errors import Problem
-from longline.nearest import nearest as closest
+from longline.errors import nearest as closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

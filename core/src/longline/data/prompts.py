@@ -11,6 +11,7 @@ import numpy as np
 
 from longline.data.chat import RowError
 from longline.errors import DataError
+from longline.methods.rewards import RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from longline.data.samples import Samples
     from longline.data.sources import Source
 
-
-TAKEN = frozenset(
-    {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
-    | {"environment", "environments", "image", "images", "row_ids"}
-)
-"""What the trainer itself hands to reward functions, or takes for something else: no name for a column of prompts."""
 
 Kind: TypeAlias = tuple[tuple[str, ...], bool]
 """The columns of a row, and whether its prompt is messages."""
@@ -39,7 +34,7 @@ class PromptRow(NamedTuple):
     @classmethod
     def of(cls, row: Mapping[str, Any], prompt: str | list[dict[str, Any]], *, chat: bool) -> PromptRow:
         """All columns of `row`, with `prompt` as the trainer takes it. Raises RowError for what JSON can't hold."""
-        taken = sorted(TAKEN & row.keys())
+        taken = sorted(RESERVED & row.keys())
         if taken:
             raise RowError(f"reward functions get something else under the name of the column {', '.join(taken)}; rename it")
         columns = {"prompt": prompt, **{name: value for name, value in row.items() if name != "prompt"}}

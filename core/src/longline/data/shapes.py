@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from longline.data.chat import MESSAGE_COLUMNS
-from longline.data.prompts import TAKEN
 from longline.errors import DataError
+from longline.methods.rewards import RESERVED
 
 if TYPE_CHECKING:
     from longline.config.sections import ColumnsSection
@@ -105,7 +105,7 @@ def _one(mapped: str | None, usual: Sequence[str], found: Collection[str], sourc
 
 def _refuse_taken(prompt: str | None, found: Collection[str], source: str) -> None:
     """A column that a reward function could not get under its name."""
-    taken = sorted(TAKEN & set(found))
+    taken = sorted(RESERVED & set(found))
     if prompt != "prompt" and "prompt" in found:
         taken.append("prompt")
     if taken:

@@ -17,8 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from longline import hookspecs
-from longline.errors import Interrupted, LonglineError, PluginError
-from longline.nearest import did_you_mean
+from longline.errors import Interrupted, LonglineError, PluginError, did_you_mean
 from longline.plugins.account import Account, HookCost
 from longline.plugins.verify import verified_manager
 

@@ -9,7 +9,7 @@ import importlib_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from longline.nearest import did_you_mean
+from longline.errors import did_you_mean
 from longline.plugins.base import label
 
 if TYPE_CHECKING:

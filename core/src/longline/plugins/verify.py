@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from longline import hookspecs
-from longline.errors import PluginError
-from longline.nearest import did_you_mean
+from longline.errors import PluginError, did_you_mean
 from longline.plugins.base import LoadedPlugin, Plugin
 
 if TYPE_CHECKING:

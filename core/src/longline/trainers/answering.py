@@ -10,7 +10,7 @@ from trl.models import prepare_fsdp
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
-from longline.rewards import guarded
+from longline.methods.rewards import guarded
 from longline.trainers.compact import compact_fused_head
 from longline.trainers.trl import TrlTrainer, construct
 

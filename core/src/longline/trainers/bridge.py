@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from longline.distributed import most
 from longline.events import Completions
+from longline.parallel.ranks import most
 from longline.plan import METHODS
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
 

@@ -10,8 +10,8 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
-from longline.cross_entropy import IGNORED
-from longline.head import Targets, bare
+from longline.loss.cross_entropy import IGNORED
+from longline.loss.head import Targets, bare
 
 if TYPE_CHECKING:
     import torch

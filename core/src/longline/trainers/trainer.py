@@ -18,8 +18,8 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from longline import artifacts
-from longline.distributed import most
 from longline.errors import ConfigError, TrainingError
+from longline.parallel.ranks import most
 from longline.trainers.sampling import LengthGroupedSampler
 
 if TYPE_CHECKING:

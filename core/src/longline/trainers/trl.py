@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from longline import telemetry
 from longline.errors import ConfigError, LonglineError, Problem
+from longline.process import telemetry
 from longline.trainers.compact import compact_fused_head
 from longline.trainers.trainer import LonglineTrainer
 

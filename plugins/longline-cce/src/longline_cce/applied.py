@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longline import LonglineError
-from longline.head import HeadTap, bare
+from longline.loss.head import HeadTap, bare
 from longline_cce.choice import Choice, Place, choose
 from longline_cce.heads import REMOVE, read, refusal
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from longline.events import Cell
-    from longline.head import Transform
+    from longline.loss.head import Transform
     from longline_cce.config import CceConfig
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longline.cross_entropy import loss_and_slope
+from longline.loss.cross_entropy import loss_and_slope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

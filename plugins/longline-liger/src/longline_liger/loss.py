@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from longline.head import bare
+from longline.loss.head import bare
 
 if TYPE_CHECKING:
     from longline.hookspecs import LossFunction

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from longline import zoo
+from longline.testing import zoo
 from longline_liger import applied, dispatch, interpreter
 from longline_liger.config import LOSSES
 from longline_liger.patches import ProcessPatches

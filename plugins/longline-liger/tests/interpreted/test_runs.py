@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.llama import modeling_llama
 
-from longline import zoo
 from longline.cli import run_cli
 from longline.errors import PluginError
-from longline.testing import tiny_tokenizer
+from longline.testing import tiny_tokenizer, zoo
 
 TRAINER = {
     "max_steps": 1,

@@ -7,7 +7,7 @@ import json
 import pytest
 from matrix import RESULT, difference, measure, step
 
-from longline import zoo
+from longline.testing import zoo
 from longline_liger import applied, dispatch, interpreter
 from longline_liger.patches import ProcessPatches
 from longline_liger.refusals import WRONG

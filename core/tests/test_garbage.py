@@ -6,8 +6,9 @@ import gc
 
 import pytest
 
-from longline import Plugin, collector, hookimpl
+from longline import Plugin, hookimpl
 from longline.plugins import HookError, PluginConfig
+from longline.process import garbage
 
 
 class Looks(Plugin):
@@ -37,7 +38,7 @@ class Looks(Plugin):
 
 
 def test_a_run_collects_nothing_while_it_imports_and_leaves_that_alone_when_it_trains(run_longline):
-    collector.thaw()  # commands that other tests ran have left some out
+    garbage.thaw()  # commands that other tests ran have left some out
     looks = Looks()
     run_longline(trainer={"max_steps": 1}, plugins=[looks])
     assert not looks.seen["tokenizer"][0]
@@ -59,9 +60,9 @@ def test_a_run_that_fails_gives_the_collector_back(run_longline):
 def test_a_collector_that_is_off_stays_off():
     gc.disable()
     try:
-        with collector.paused():
+        with garbage.paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
         gc.enable()
-        collector.thaw()
+        garbage.thaw()

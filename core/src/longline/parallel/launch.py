@@ -1,7 +1,4 @@
-"""Ranks and launching. Torch-free at import: a command that starts no training never pays for it.
-
-A rank is told by the environment that torchrun and `accelerate launch` set (RANK, LOCAL_RANK, WORLD_SIZE).
-"""
+"""Several ranks on this machine: started through torchrun, told of signals, and asked how they ended."""
 
 from __future__ import annotations
 
@@ -20,100 +17,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from longline import collector, threads
-from longline.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TRAINING, ConfigError
-from longline.plan import Device, Machine
+from longline.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TRAINING
+from longline.parallel.ranks import rank
+from longline.process import threads
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 LAUNCHED = "LONGLINE_LAUNCHED"
 """Set for ranks that `launch` started: the folder in which they report how they ended."""
-
-
-def rank() -> int:
-    """Return this process's place among all ranks, from 0."""
-    return _environment_int("RANK", 0)
-
-
-def world_size() -> int:
-    """Return the number of ranks, over all nodes."""
-    return _environment_int("WORLD_SIZE", 1)
-
-
-def local_world_size() -> int:
-    """Return the number of ranks on this machine; all of them, where the launcher does not tell."""
-    return _environment_int("LOCAL_WORLD_SIZE", world_size())
-
-
-def under_launcher() -> bool:
-    """Tell whether torchrun or accelerate launch started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def _environment_int(name: str, default: int) -> int:
-    value = os.environ.get(name, "")
-    try:
-        return int(value) if value else default
-    except ValueError:
-        raise ConfigError(f"environment variable {name} is {value!r}, not a number", hint="torchrun sets it") from None
-
-
-def machine(*, use_cpu: bool = False) -> Machine:
-    """Ask torch what this process can compute on, and set how many threads it computes with; imports torch."""
-    with collector.paused():
-        import torch
-
-    device: Device = "cpu"
-    if not use_cpu:
-        if torch.cuda.is_available():
-            device = "cuda"
-        elif torch.backends.mps.is_available():
-            device = "mps"
-        elif hasattr(torch, "xpu") and torch.xpu.is_available():
-            device = "xpu"
-    number, why = threads.settle(local_world_size(), launched=under_launcher())
-    return Machine(device, _computes_in_bfloat16(device), world_size(), number, why)
-
-
-def _computes_in_bfloat16(device: Device) -> bool:
-    """Without AMX or AVX512-BF16 (or their Arm kin) a CPU emulates bfloat16, slower than float32; so do older GPUs."""
-    import torch
-
-    if device != "cpu":
-        return device == "xpu" or (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("amx_bf16", "amx", "avx512_bf16", "bf16"))
-
-
-@contextmanager
-def main_rank_first() -> Iterator[None]:
-    """Let rank 0 run the block before the others, so that they find what it cached."""
-    if world_size() == 1:
-        yield
-        return
-    import torch.distributed as dist
-
-    if rank() != 0:
-        dist.barrier()
-    try:
-        yield
-    finally:
-        if rank() == 0:
-            dist.barrier()
-
-
-def most(number: int) -> int:
-    """Return the greatest `number` of all ranks; a collective, so every rank must call it at the same point."""
-    if world_size() == 1:
-        return number
-    import torch
-    import torch.distributed as dist
-
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor([number], device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor.item())
 
 
 def launch(arguments: Sequence[str], nproc: int) -> int:
@@ -123,7 +35,7 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
     is what the ranks reported, since torchrun knows only success and failure.
     """
     command = [
-        *(sys.executable, "-m", "longline.distributed", "--standalone", "--nproc-per-node", str(nproc)),
+        *(sys.executable, "-m", "longline.parallel.launch", "--standalone", "--nproc-per-node", str(nproc)),
         *("-m", "longline", *arguments),
     ]
     with TemporaryDirectory(prefix="longline-") as folder:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from importlib_metadata import entry_points
 
-from longline.errors import ConfigError, LonglineError, TrainingError
+from longline.errors import ConfigError, LonglineError, TrainingError, did_you_mean
 from longline.events import RewardFunction
-from longline.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from longline.config.sections import RewardSection
@@ -23,6 +22,11 @@ GROUP = "longline.rewards"
 """The entry-point group of installed reward functions."""
 
 Scores = Sequence[float | None]
+RESERVED = frozenset(
+    {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+    | {"environment", "environments", "image", "images", "row_ids"}
+)
+"""What the trainer itself hands to reward functions, or takes for something else: no name for a column of prompts."""
 TAKEN = ("prompt", "completion", "reward", "advantage")
 """The other columns of on_completions, which no reward function may be called."""
 

@@ -7,7 +7,7 @@ from time import perf_counter
 from longline.hookspecs import hookimpl
 
 
-class Stages:
+class StageClock:
     """Adds up seconds by stage; `evaluate` and `optimizer` are parts of `train`, plugins that shape a stage are part of it."""
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
-from longline.cross_entropy import IGNORED, can_overwrite, overwriting_loss
 from longline.errors import ModelError
+from longline.loss.cross_entropy import IGNORED, can_overwrite, overwriting_loss
 from longline.plan import MULTIPLE
 
 if TYPE_CHECKING:

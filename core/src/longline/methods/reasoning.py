@@ -28,9 +28,9 @@ def score(
         ConfigError: reasoning-gym is not installed.
     """
     if answer is None or metadata is None:
-        from longline.data.prompts import TAKEN
+        from longline.methods.rewards import RESERVED
 
-        found = ", ".join(sorted(columns.keys() - TAKEN)) or "none"
+        found = ", ".join(sorted(columns.keys() - RESERVED)) or "none"
         raise DataError(
             f"the reward reasoning_gym needs the columns answer and metadata, and the data has: {found}",
             hint="write the rows of a reasoning_gym dataset as they are, with `question` as the prompt",

@@ -1,0 +1,116 @@
+"""Measures of a model on held-out rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from longline.errors import ConfigError, DataError
+from longline.inference.answers import Sampling, answer_all
+from longline.parallel.machine import machine
+from longline.plan import build_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from longline.inference.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One held-out answer: the prompt's ids and the text that is right."""
+
+    prompt: list[int]
+    reference: str
+
+
+def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Prepare the evaluation data of a config, unpacked.
+
+    Raises:
+        ConfigError: the target has no config, or the config no evaluation data.
+    """
+    from longline.data import prepare
+
+    if target.loaded is None:
+        raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
+    config = target.loaded.config
+    if config.method != "sft":
+        raise ConfigError(
+            f"evaluate measures answers that are known, and {config.method} has rows of another kind",
+            hint="its own measures are in log.jsonl; an sft config with this model's path measures it on answers",
+        )
+    seed = build_plan(config, machine(use_cpu=True)).seed
+    data = prepare(config.data, tokenizer, layout="padded", seed=seed).eval
+    if data is None or not len(data):
+        raise ConfigError("this config has no evaluation data", hint="set data.eval or data.eval_fraction")
+    return data
+
+
+def measure_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Any, batch_size: int = 8
+) -> dict[str, float]:
+    """Return the mean loss over all trained tokens of `rows`, its perplexity, and the share of tokens guessed right."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from longline.data.collate import Collator
+
+    collate = Collator(pad_token_id=int(tokenizer.pad_token_id), layout="padded")
+    loss, right, count = 0.0, 0, 0
+    for start in range(0, len(rows), batch_size):
+        batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
+        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        labels = batch["labels"][:, 1:].to(model.device)
+        with torch.inference_mode():
+            logits = model(**inputs).logits[:, :-1].float()
+        trained = labels != -100
+        loss += cross_entropy(logits[trained], labels[trained], reduction="sum").item()
+        right += int((logits.argmax(-1) == labels)[trained].sum())
+        count += int(trained.sum())
+    if not count:
+        raise DataError("the evaluation data has no trained token")
+    mean = loss / count
+    return {
+        "eval_loss": mean,
+        "eval_perplexity": math.exp(min(mean, 700.0)),
+        "eval_accuracy": right / count,
+        "eval_tokens": count,
+    }
+
+
+def examples(rows: Any, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Cut each row at its last trained stretch: what comes before is the prompt, the stretch is the right answer."""
+    found = []
+    for row in rows:
+        ids, labels = row["input_ids"], row["labels"]
+        end = max((place for place, label in enumerate(labels) if label != -100), default=-1) + 1
+        start = end
+        while start > 0 and labels[start - 1] != -100:
+            start -= 1
+        if 0 < start < end:
+            found.append(Example(list(ids[:start]), _text(tokenizer, ids[start:end])))
+    return found
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def predict(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Any, sampling: Sampling, batch_size: int
+) -> list[dict[str, Any]]:
+    """Answer every example of `rows`; returns prompt, reference, answer and whether they are the same to the letter."""
+    cut = examples(rows, tokenizer)
+    answers = dict(answer_all(model, tokenizer, [example.prompt for example in cut], sampling, batch_size))
+    return [
+        {
+            "prompt": tokenizer.decode(example.prompt, skip_special_tokens=False),
+            "reference": example.reference,
+            "answer": (answer := _text(tokenizer, answers[index])),
+            "exact": answer == example.reference,
+        }
+        for index, example in enumerate(cut)
+    ]

@@ -1,0 +1,1 @@
+"""From hidden states to a loss: the output head and the cross entropy."""

@@ -1,0 +1,1 @@
+"""Methods of training, and the reward functions of those whose policy answers."""

@@ -1,0 +1,1 @@
+"""What concerns this process and no model: memory, garbage collector, threads, signals, telemetry."""

@@ -1,0 +1,128 @@
+"""Runs in a test: a config that trains in seconds, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from longline.plugins import LoadedPlugin, Plugin
+from longline.testing.recorder import HookRecorder
+
+if TYPE_CHECKING:
+    from longline.run import RunResult
+
+
+@pytest.fixture
+def run_config(tmp_path: Path, tiny_model_dir: Path, chat_rows: Path) -> Callable[..., Path]:
+    """Return a function that writes a config and returns its path.
+
+    `run_config(trainer={"max_steps": 3}, plugins=["mine"])`: keywords are merged into a config that trains the tiny model on
+    `chat_rows` in float32 for 5 steps of 2 rows on the CPU, logs every step and saves no checkpoints. None removes a key.
+    """
+
+    def write(**overrides: Any) -> Path:
+        import yaml
+
+        base: dict[str, Any] = {
+            "method": "sft",
+            "model": {"path": str(tiny_model_dir), "dtype": "float32"},
+            "data": {
+                "train": [{"path": str(chat_rows), "format": "chat"}],
+                "max_length": 128,
+                "cache_dir": str(tmp_path / "cache"),
+            },
+            "trainer": {
+                "max_steps": 5,
+                "per_device_train_batch_size": 2,
+                "learning_rate": 1e-3,
+                "logging_steps": 1,
+                "save_strategy": "no",
+                "use_cpu": True,
+            },
+            "output_dir": str(tmp_path / "run"),
+        }
+        number = len(list(tmp_path.glob("config*.yaml")))
+        path = tmp_path / f"config{number or ''}.yaml"
+        path.write_text(yaml.safe_dump(merged(base, overrides), sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `overrides` put in, mapping by mapping; a None removes the key."""
+    result = dict(base)
+    for key, value in overrides.items():
+        below = result.get(key)
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run in a test came to: its result, its folder, and every hook call in order."""
+
+    result: RunResult
+    output_dir: Path
+    calls: list[str]
+
+    def hooks(self, *names: str) -> list[str]:
+        """Return the recorded lines of some hooks, in the order of calls."""
+        return [line for line in self.calls if line.partition("(")[0] in names]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The events of log.jsonl."""
+        text = (self.output_dir / "log.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The content of run.json."""
+        content: dict[str, Any] = json.loads((self.output_dir / "run.json").read_text(encoding="utf-8"))
+        return content
+
+
+@pytest.fixture
+def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
+    """Return a function that trains in this process and returns an Outcome.
+
+    `run_longline(plugins=[MyPlugin(options)], trainer={"max_steps": 3})`. `plugins` are instances, LoadedPlugin for a name
+    or `on_error`, and what a config's `plugins` may list: names of installed ones, and mappings of names to options. `config`
+    is the path of a config to use instead of writing one from the other keywords; `recorder` is a HookRecorder of yours, for a
+    run that raises; `resume` and `overwrite` are those of `longline.run.train`. What the run raises comes through.
+    """
+
+    def run(
+        config: Path | None = None,
+        *,
+        plugins: Sequence[Plugin | LoadedPlugin | str | Mapping[str, Any]] = (),
+        recorder: HookRecorder | None = None,
+        resume: str | None = None,
+        overwrite: bool = False,
+        **overrides: Any,
+    ) -> Outcome:
+        from longline.config.loader import load_config
+        from longline.run import train
+
+        recorder = recorder or HookRecorder()
+        named = [plugin for plugin in plugins if isinstance(plugin, (str, Mapping))]
+        made = [plugin for plugin in (*plugins, recorder) if not isinstance(plugin, (str, Mapping))]
+        extra = [plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin) for plugin in made]
+        if config is not None and (named or overrides):
+            raise TypeError("a config of your own says all: give it the plugins' names and the other keywords")
+        loaded = load_config(config or run_config(**overrides, **({"plugins": named} if named else {})))
+        result = train(loaded, resume=resume, overwrite=overwrite, plugins=extra)
+        return Outcome(result, result.output_dir, recorder.calls)
+
+    return run
