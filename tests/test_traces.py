@@ -112,6 +112,7 @@ def test_an_event_that_a_plugin_raises_has_its_place(run_longline):
     def tell(run):
         run.hook.on_alert(run=run, alert=Alert("a big fish", level="info", step=1))
         run.hook.on_timing(run=run, timing=Timing("Angler.wait", 0.5, step=1))
+        run.fact("bait", "worms", "the fish like them")
 
     outcome = run_longline(plugins=[At(1, tell)], trainer={"max_steps": 1})
     assert_trace(outcome.calls, TRACES / "events.txt")

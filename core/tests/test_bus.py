@@ -74,6 +74,13 @@ def test_shape_hooks_change_what_they_are_handed_one_after_the_other():
     assert args == {"lr": 1, "seen": ["a", "b"]}
 
 
+class Said(str):
+    """An answer that is a function, as the hook asks for, and can be told from others."""
+
+    def __call__(self):
+        raise NotImplementedError
+
+
 class Loss(Plugin):
     def __init__(self, answer):
         super().__init__(None)
@@ -86,7 +93,7 @@ class Loss(Plugin):
 
 
 def test_the_first_answer_of_a_provide_hook_is_used_and_the_core_is_asked_last():
-    core, silent, speaks, late = Loss("core"), Loss(None), Loss("mine"), Loss("late")
+    core, silent, speaks, late = Loss(Said("core")), Loss(None), Loss(Said("mine")), Loss(Said("late"))
     bus = bus_of(named("silent", silent), named("speaks", speaks), named("late", late), core=[("defaults", core)])
     assert bus.hook.provide_loss(run=run_of(bus), model=None) == "mine"
     assert (silent.asked, speaks.asked, late.asked, core.asked) == (1, 1, 0, 0)
@@ -97,8 +104,8 @@ def test_the_first_answer_of_a_provide_hook_is_used_and_the_core_is_asked_last()
 
 
 def test_a_falsy_answer_is_an_answer():
-    bus = bus_of(named("zero", Loss(0)), core=[("defaults", Loss("core"))])
-    assert bus.hook.provide_loss(run=run_of(bus), model=None) == 0
+    bus = bus_of(named("empty", Loss(Said(""))), core=[("defaults", Loss(Said("core")))])
+    assert bus.hook.provide_loss(run=run_of(bus), model=None) == ""
 
 
 def test_the_null_bus_has_every_hook_and_answers_none():

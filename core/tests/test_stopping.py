@@ -379,7 +379,7 @@ def test_a_signal_that_comes_while_the_flag_is_read_is_obeyed_at_the_next_step()
     from longline.trainers.bridge import HookBridge
 
     stop = LateRequest()
-    bridge = HookBridge(SimpleNamespace(stop=stop), None)
+    bridge = HookBridge(SimpleNamespace(stop=stop, view=None), None)
     assert not bridge._asked_to_stop()
     assert bridge._asked_to_stop()
     assert stop.obeyed

@@ -10,19 +10,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longline.errors import LonglineError
+    from longline.config.sections import Config
+    from longline.errors import ConfigError, LonglineError, Problem
     from longline.events import Alert, Completions, RewardFunction, Summary, Table, Timing
     from longline.hookspecs import hookimpl
+    from longline.plan import Plan
     from longline.plugins import Plugin, PluginConfig
+    from longline.plugins.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
     "Alert",
     "Completions",
+    "Config",
+    "ConfigError",
     "LonglineError",
+    "Plan",
     "Plugin",
     "PluginConfig",
+    "Problem",
     "RewardFunction",
+    "Run",
     "Summary",
     "Table",
     "Timing",
@@ -33,10 +41,15 @@ __all__ = [
 _HOMES = {
     "Alert": "longline.events",
     "Completions": "longline.events",
+    "Config": "longline.config.sections",
+    "ConfigError": "longline.errors",
     "LonglineError": "longline.errors",
+    "Plan": "longline.plan",
     "Plugin": "longline.plugins",
     "PluginConfig": "longline.plugins",
+    "Problem": "longline.errors",
     "RewardFunction": "longline.events",
+    "Run": "longline.plugins.run",
     "Summary": "longline.events",
     "Table": "longline.events",
     "Timing": "longline.events",

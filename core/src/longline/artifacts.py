@@ -129,6 +129,13 @@ def plugin_files(run_dir: Path) -> list[str]:
     return [name for name in names if isinstance(name, str) and name == Path(name).name]
 
 
+def left_behind(plan: Plan) -> list[tuple[str, Path]]:
+    """Return what a run folder holds, for people: (what, where)."""
+    files = [("model", plan.model_dir), ("log", plan.log_path), ("manifest", plan.manifest_path), ("config", plan.config_path)]
+    found = [(name, path) for name, path in files if path.exists()]
+    return found + [("checkpoint", path) for path in checkpoints(plan.output_dir)[-1:]]
+
+
 # --- checkpoints ----------------------------------------------------------------------------------------------------------------
 
 
@@ -186,8 +193,8 @@ def not_written(error: Exception, final: Path) -> Exception:
 # --- the final model ------------------------------------------------------------------------------------------------------------
 
 
-def save_model(folder: Path, write: Callable[[Path], None], card: str) -> None:
-    """Let `write` put weights and tokenizer into an empty folder, add the card, and give it its name.
+def save_model(folder: Path, write: Callable[[Path], None], card: str, finish: Callable[[Path], None]) -> None:
+    """Let `write` put weights and tokenizer into an empty folder, add the card, let `finish` have its hand on it, and name it.
 
     Raises:
         TrainingError: it could not be written.
@@ -198,6 +205,7 @@ def save_model(folder: Path, write: Callable[[Path], None], card: str) -> None:
     try:
         write(staging)
         (staging / "README.md").write_text(card, encoding="utf-8")
+        finish(staging)
         publish(staging, folder)
     except Exception as error:
         raise not_written(error, folder) from error
@@ -205,8 +213,18 @@ def save_model(folder: Path, write: Callable[[Path], None], card: str) -> None:
         shutil.rmtree(staging.parent, ignore_errors=True)
 
 
-def model_card(plan: Plan, base: str, adapter: str | None, metrics: Mapping[str, float], config: str) -> str:
-    """Return the model card: metadata that hubs read, how to load it, how it was made. `config` has its secrets masked."""
+def model_card(
+    plan: Plan,
+    base: str,
+    adapter: str | None,
+    metrics: Mapping[str, float],
+    config: str,
+    facts: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """Return the model card: metadata that hubs read, how to load it, how it was made.
+
+    `config` has its secrets masked; `facts` are what plugins told: (name, value, why).
+    """
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     head = ["---", f"base_model: {base}", "library_name: " + ("peft" if adapter else "transformers")]
     task = "text-generation" if plan.head == "tokens" else "text-classification"
@@ -224,6 +242,8 @@ def model_card(plan: Plan, base: str, adapter: str | None, metrics: Mapping[str,
             "|---|---|",
             rows,
             "",
+            *(f"- {name}: {value} ({why})" for name, value, why in facts),
+            *([""] if facts else []),
             "## The config",
             "",
             "```yaml",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Status = Literal["completed", "failed", "interrupted"]
-Role = Literal["policy", "reference"]
+Role = str
+"""What a model is for: policy, reference, or a name such as teacher that a plugin gave `run.load_model`."""
 AlertLevel = Literal["info", "warning", "error"]
 Cell = str | int | float | bool | None
 

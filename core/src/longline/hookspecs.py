@@ -10,8 +10,10 @@ The name tells the kind, and the kind says what happens when a plugin raises:
   counted, shown at the end; the others are still called and training goes on. `on_error: raise` in the plugin's options makes
   it strict: then the others are still called, and the run stops after that.
 
-A plugin names only the arguments that it wants. `run` is the `longline.run.Run`: id, config, plan, rank, world_size, is_main,
-output_dir, phase, hook. Annotations are free to import: nothing here imports torch or transformers.
+A plugin names only the arguments that it wants. `run` is a `longline.Run`, which is read: id, config, plan, rank, world_size,
+is_main, output_dir, phase, hook. Hooks up to the model fire wherever one is loaded or data is prepared, so that `longline evaluate`
+sees what training saw; `run.command` says for what. Lifecycle hooks (`on_run_start` to `on_run_end`) fire when a run trains.
+Annotations are free to import: nothing here imports torch or transformers.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from datasets import Dataset
     from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from longline.data import Prepared
     from longline.events import Alert, Completions, RewardFunction, Role, Status, Summary, Table, Timing
-    from longline.run import Run
+    from longline.plugins.run import Run
 
 PROJECT = "longline"
 
@@ -48,7 +51,8 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 class HookFacts:
     """What the bus and the generated reference know of a hook: kind, ranks, when it fires, the names of its arguments.
 
-    `repeated` hooks fire again and again while a run trains; the others are paid for once.
+    `repeated` hooks fire again and again while a run trains; the others are paid for once. `fault` says what is wrong with what a
+    provide hook was answered, or None; `seal` is called with the arguments before each plugin's turn.
     """
 
     kind: Kind
@@ -56,6 +60,8 @@ class HookFacts:
     when: str
     arguments: tuple[str, ...]
     repeated: bool = False
+    fault: Callable[[object], str | None] | None = None
+    seal: Callable[[Mapping[str, Any]], None] | None = None
 
 
 def hook_facts() -> dict[str, HookFacts]:
@@ -63,17 +69,58 @@ def hook_facts() -> dict[str, HookFacts]:
     return {name: value.facts for name, value in globals().items() if hasattr(value, "facts")}
 
 
-def _spec(when: str, *, ranks: Ranks = "all", repeated: bool = False) -> Callable[[Function], Function]:
+def _spec(
+    when: str,
+    *,
+    ranks: Ranks = "all",
+    repeated: bool = False,
+    fault: Callable[[object], str | None] | None = None,
+    seal: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Callable[[Function], Function]:
     """Marks a hook specification; the kind follows from its name."""
 
     def mark(function: Function) -> Function:
         prefix = function.__name__.partition("_")[0]
         kinds: dict[str, Kind] = {"pre": "shape", "post": "shape", "provide": "provide", "on": "observe"}
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
-        function.facts = HookFacts(kinds[prefix], ranks, when, arguments, repeated)  # type: ignore[attr-defined]
+        function.facts = HookFacts(kinds[prefix], ranks, when, arguments, repeated, fault, seal)  # type: ignore[attr-defined]
         return _hookspec(function, firstresult=prefix == "provide")
 
     return mark
+
+
+# --- what answers must be: seen at once, so that the plugin is named and not the library that would stumble over it -------------
+
+
+def _is_function(answer: object) -> str | None:
+    return None if callable(answer) else f"a {type(answer).__name__} is no function"
+
+
+def _has(*names: str) -> Callable[[object], str | None]:
+    """An answer with these attributes; libraries are not imported to look at classes."""
+
+    def fault(answer: object) -> str | None:
+        missing = [name for name in names if not hasattr(answer, name)]
+        return f"a {type(answer).__name__} has no {' or '.join(missing)}" if missing else None
+
+    return fault
+
+
+def _are_rewards(answer: object) -> str | None:
+    if not isinstance(answer, (list, tuple)):
+        return f"a {type(answer).__name__} is no list of longline.RewardFunction"
+    wrong = next((item for item in answer if type(item).__name__ != "RewardFunction"), None)
+    return None if wrong is None else f"the list holds a {type(wrong).__name__}, no longline.RewardFunction"
+
+
+def _is_trainer_class(answer: object) -> str | None:
+    bases = [base.__name__ for base in answer.__mro__] if isinstance(answer, type) else []
+    return None if "LonglineTrainer" in bases else "it must be a class that derives from LonglineTrainer"
+
+
+def _seal_metrics(arguments: Mapping[str, Any]) -> None:
+    if seal := getattr(arguments["logs"], "seal", None):
+        seal()
 
 
 # --- the run begins -----------------------------------------------------------------------------------------------------------
@@ -86,11 +133,12 @@ def on_run_start(run: Run) -> None:
 
 @_spec("once, before the arguments object is built and anything is loaded")
 def pre_trainer_args(run: Run, trainer_args: dict[str, Any]) -> None:
-    """`trainer_args` are the keyword arguments of the method's arguments class and may be changed."""
+    """`trainer_args` are the keyword arguments of the method's arguments class and may be changed; the plan is built again then."""
 
 
 @_spec(
-    "once, for methods that draw answers (grpo, rloo), before anything is loaded; the core answers with the config's `rewards`"
+    "once, for methods that draw answers (grpo, rloo), before anything is loaded; the core answers with the config's `rewards`",
+    fault=_are_rewards,
 )
 def provide_reward_functions(run: Run) -> list[RewardFunction] | None:
     """The functions that score answers; their names become columns and metrics."""
@@ -111,20 +159,39 @@ def post_tokenizer_load(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
 
 @_spec("once, before sources are read")
 def pre_data_load(run: Run) -> None:
-    """Nothing is read yet; files that the config names may still be made."""
+    """Nothing is read yet; files that the config names may still be made: those that are missing are looked for afterwards."""
+
+
+@_spec(
+    "for each split, after rows are prepared or taken from the cache; the core answers with the split as it is",
+    fault=_has("column_names", "features", "__len__"),
+)
+def provide_dataset(run: Run, dataset: Dataset, split: str) -> Dataset | None:
+    """Another data set of the same kind of rows for `split` (train or eval), such as `dataset.map(...)` or `.filter(...)`.
+
+    What `datasets` makes of it is kept beside the prepared data, under a fingerprint that extends its own, on every rank the same.
+    """
 
 
 @_spec("once, after rows are tokenised, masked and packed, or taken from the cache")
 def post_data_load(run: Run, data: Prepared) -> None:
-    """`data.train` and `data.eval` are `datasets.Dataset` with input_ids and labels; `data.report` holds the counts."""
+    """`data.train` and `data.eval` are `datasets.Dataset` with the columns of their kind of row; `data.report` holds the counts."""
 
 
 # --- model --------------------------------------------------------------------------------------------------------------------
 
 
-@_spec("once for each model: `role` is policy, or reference for methods that compare with one")
+@_spec("once for each model: `role` is policy, reference for methods that compare with one, or what run.load_model was given")
 def pre_model_load(run: Run, model_kwargs: dict[str, Any], role: Role) -> None:
     """`model_kwargs` go to `from_pretrained` of the model's class and may be changed; no weights are loaded yet."""
+
+
+@_spec(
+    "once for each model, after pre_model_load; the core answers with `from_pretrained`",
+    fault=_has("config", "named_parameters", "get_input_embeddings"),
+)
+def provide_model(run: Run, model_kwargs: dict[str, Any], role: Role) -> PreTrainedModel | None:
+    """A model with its weights. `run.default("provide_model")` loads as the core does."""
 
 
 @_spec("once for each model, after its weights are loaded and before an adapter is put on")
@@ -145,23 +212,24 @@ def post_adapter_create(run: Run, model: PreTrainedModel) -> None:
 # --- trainer ------------------------------------------------------------------------------------------------------------------
 
 
-@_spec("once; the core answers with the method's trainer")
+@_spec("once; the core answers with the method's trainer", fault=_is_trainer_class)
 def provide_trainer_class(run: Run) -> type[Trainer] | None:
-    """A class with the constructor of transformers.Trainer that derives from `longline.trainers.trainer.LonglineTrainer`."""
+    """A class that derives from the method's own trainer, or from `LonglineTrainer` with a `build` of its own."""
 
 
-@_spec("once; the core answers with the collator of the data's layout")
+@_spec("once; the core answers with the collator of the method's kind of row", fault=_is_function)
 def provide_collator(run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]] | None:
-    """A function from a list of rows to a batch, as `longline.data.collate.Collator` makes one for the plan's layout."""
+    """A function from a list of rows to a batch; `run.default("provide_collator")` gives the core's, to build on."""
 
 
-@_spec("once; the core answers with the method's own loss")
+@_spec("once; the core answers with the method's own loss", fault=_is_function)
 def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
     """A function `(trainer, model, inputs, num_items_in_batch) -> (loss, outputs)`.
 
-    `inputs` is a batch on the device, `num_items_in_batch` the trained tokens of the whole optimizer step over all ranks and
-    accumulated batches; `loss` is a scalar, the sum over the batch's trained tokens divided by it. For methods beside sft the
-    batch and the scale are those of trl's trainer. The core's answer for sft makes logits of trained tokens alone, and in training
+    `inputs` is a batch on the device without what no model knows: row_ids and further columns are in `trainer.columns`.
+    `num_items_in_batch` are the trained tokens of the whole optimizer step over all ranks and accumulated batches; `loss` is a
+    scalar, the sum over the batch's trained tokens divided by it. For methods on trl's trainers the batch and the scale are trl's.
+    The core's answer for sft makes logits of trained tokens alone, and in training
     leaves none in `outputs.logits`. Claim `loss` when you answer.
     """
 
@@ -171,12 +239,12 @@ def post_trainer_create(run: Run, trainer: Trainer) -> None:
     """`trainer` may be changed in place, for example with `trainer.add_callback`."""
 
 
-@_spec("once; the core answers with what `trainer.optim` names")
+@_spec("once; the core answers with what `trainer.optim` names", fault=_has("step", "param_groups"))
 def provide_optimizer(run: Run, trainer: Trainer, model: PreTrainedModel) -> torch.optim.Optimizer | None:
     """An optimizer over the trainable parameters of `model`."""
 
 
-@_spec("once, after the optimizer; the core answers with what `trainer.lr_scheduler_type` names")
+@_spec("once, after the optimizer; the core answers with what `trainer.lr_scheduler_type` names", fault=_has("step"))
 def provide_scheduler(
     run: Run, trainer: Trainer, optimizer: torch.optim.Optimizer, num_training_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
@@ -196,6 +264,11 @@ def pre_optimizer_step(run: Run, trainer: Trainer, step: int) -> None:
     """Gradients may be read or changed; `step` counts from 1 and is the step that is about to be made."""
 
 
+@_spec("at every optimizer step, after the weights changed and before gradients are cleared", repeated=True)
+def post_optimizer_step(run: Run, trainer: Trainer, step: int) -> None:
+    """Weights and gradients may be read or changed, on every rank; `step` is the step that was just made."""
+
+
 @_spec("at every optimizer step of a preference or reinforcement method, before on_step_end", ranks="main", repeated=True)
 def on_completions(run: Run, completions: Completions, step: int) -> None:
     """`completions` are the texts and numbers that the trainer used for `step`; decoded only if somebody answers."""
@@ -206,9 +279,12 @@ def on_step_end(run: Run, step: int) -> None:
     """`step` optimizer steps are done."""
 
 
-@_spec("whenever the trainer logs, before on_log", repeated=True)
+@_spec("whenever the trainer logs, before on_log", repeated=True, seal=_seal_metrics)
 def pre_log(run: Run, logs: dict[str, float], step: int) -> None:
-    """`logs` may get more metrics: what is added on the main rank reaches the log and every tracker in the same event."""
+    """`logs` may get more metrics, numbers all: what is added on the main rank reaches log and trackers in the same event.
+
+    Metrics that others have put there stay as they are.
+    """
 
 
 @_spec("whenever the trainer logs: `trainer.logging_steps`, evaluations, the end", ranks="main", repeated=True)
@@ -231,6 +307,16 @@ def on_train_end(run: Run, trainer: Trainer) -> None:
     """Weights are final and not yet saved as `model/`."""
 
 
+@_spec("once before the final model is saved, and when `longline merge` saves one")
+def pre_save(run: Run, model: PreTrainedModel) -> None:
+    """`model` is what will be saved, bare of what the trainer wrapped around it, and may be changed in place."""
+
+
+@_spec("once, when weights, tokenizer and model card are written, before their folder gets its name", ranks="main")
+def post_save(run: Run, path: Path) -> None:
+    """`path` is the folder of the model that is being saved, also by `longline merge`; files in it may be added or changed."""
+
+
 @_spec("once, after the final model, tokenizer and model card are complete", ranks="main")
 def on_save(run: Run, path: Path) -> None:
     """`path` is `<output_dir>/model`."""
@@ -242,6 +328,11 @@ def on_save(run: Run, path: Path) -> None:
 @_spec("whenever the core or a plugin has something to tell a person", ranks="main", repeated=True)
 def on_alert(run: Run, alert: Alert) -> None:
     """Raise one with `run.hook.on_alert(run=run, alert=Alert(...))`."""
+
+
+@_spec("whenever a plugin tells a fact of the run, with `run.fact`", ranks="main")
+def on_fact(run: Run, name: str, value: str, why: str) -> None:
+    """`name` and `value` for people, and `why` it is so."""
 
 
 @_spec("whenever a plugin has rows to show, such as completions", ranks="main", repeated=True)

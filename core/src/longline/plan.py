@@ -68,6 +68,15 @@ METHODS: dict[str, MethodFacts] = {
 """Every method. SimPO is CPO's trainer with its loss and, unless `trainer.cpo_alpha` says otherwise, without its NLL term."""
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 """What the argument that trades time for memory is called, the newest name first."""
+_NOT_TOLD = {
+    "output_dir",
+    "report_to",
+    "disable_tqdm",
+    "remove_unused_columns",
+    "logging_nan_inf_filter",
+    "metric_for_best_model",
+}
+"""What Longline tells every trainer itself."""
 MULTIPLE = 64
 """Matrices whose products a CPU computes in half precision have a multiple of so many rows. oneDNN compiles a kernel for every
 shape and keeps it, so without that each batch has to wait for its own, and memory grows by megabytes a step."""
@@ -114,6 +123,7 @@ class Plan:
     trainer_args: dict[str, Any]
     facts: tuple[Fact, ...]
     output_dir: Path
+    machine: Machine
     pad_to_multiple_of: int | None = None
     rows: int | None = None
     steps: int | None = None
@@ -148,6 +158,19 @@ class Plan:
         """What the model puts out: tokens, or one score."""
         return METHODS[self.method].head
 
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass, to save memory."""
+        return any(self.trainer_args.get(name) for name in CHECKPOINTING)
+
+    def with_fact(self, name: str, value: str, why: str) -> Plan:
+        """Return the plan with one more fact, or another value of one that is there."""
+        fact = Fact(name, value, why)
+        others = tuple(known for known in self.facts if known.name != name)
+        if len(others) == len(self.facts):
+            return replace(self, facts=(*others, fact))
+        return replace(self, facts=tuple(fact if known.name == name else known for known in self.facts))
+
     def with_rows(self, rows: int) -> Plan:
         """Return the plan with the number of training rows, and so of optimizer steps, known.
 
@@ -160,7 +183,7 @@ class Plan:
         per_epoch = max(1, math.ceil(batches / self.accumulation))
         steps = self.max_steps if self.max_steps > 0 else math.ceil(per_epoch * self.epochs)
         why = "trainer.max_steps" if self.max_steps > 0 else f"{rows} rows, {per_epoch} steps an epoch, {self.epochs:g} epochs"
-        return replace(self, rows=rows, steps=steps, facts=(*self.facts, Fact("steps", str(steps), why)))
+        return replace(self, rows=rows, steps=steps).with_fact("steps", str(steps), why)
 
     def _batches_of_prompts(self, rows: int) -> int:
         """Batches of one epoch: a group of prompts is answered at once and trained on `steps_per_generation` times as many
@@ -177,11 +200,20 @@ class Plan:
         return (rows // group if group else 0) * repeats * int(args.get("num_iterations", 1))
 
 
-def build_plan(config: Config, machine: Machine) -> Plan:
-    """Decide everything that can be decided before data and model are loaded."""
+def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None = None) -> Plan:
+    """Decide everything that can be decided before data and model are loaded.
+
+    `final` are the trainer's arguments as plugins left them; without it they are the config's, completed.
+    """
     dtype, dtype_why = _dtype(config, machine)
     layout, layout_why = _layout(config)
     args, args_facts = _trainer_args(config, machine)
+    if final is not None:
+        changed = [name for name in final if name in args and args[name] != final[name]]
+        shown = {*changed, *(name for name in final if name not in args)} - _NOT_TOLD
+        args_facts = [fact for fact in args_facts if fact.name not in changed]
+        args_facts += [Fact(name, str(final[name]), "a plugin, in pre_trainer_args") for name in final if name in shown]
+        args = dict(final)
     multiple = MULTIPLE if machine.device == "cpu" and (dtype != "float32" or args.get("bf16") or args.get("fp16")) else None
     if multiple and METHODS[config.method].answers:
         args.setdefault("pad_to_multiple_of", multiple)
@@ -199,6 +231,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
         trainer_args=args,
         facts=(),
         output_dir=config.output_dir.absolute(),
+        machine=machine,
         pad_to_multiple_of=multiple,
     )
     facts = (

@@ -81,13 +81,13 @@ class Stage:
     def __init__(self, run_config: Callable[..., Any], options: Mapping[str, Any]) -> None:
         from longline.config.loader import load_config
         from longline.plan import Machine, build_plan
-        from longline.run import Run
+        from longline.plugins.run import State
 
         loaded = load_config(run_config())
         self.shown = Shown()
         plugin = CompletionsPlugin(CompletionsConfig.model_validate(dict(options)))
         plugins = [LoadedPlugin.of(plugin, "completions"), LoadedPlugin.of(self.shown, "shown")]
-        self.run = Run(loaded, build_plan(loaded.config, Machine()), plugins)
+        self.run = State(loaded, build_plan(loaded.config, Machine()), plugins).view
         self.run.output_dir.mkdir(exist_ok=True)
         self.folder = self.run.output_dir / "completions"
 

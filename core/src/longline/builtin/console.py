@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from longline import artifacts
 from longline.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from longline.data import Prepared
     from longline.events import Alert, Status, Summary
-    from longline.run import Run
+    from longline.plugins.run import Run
 
 ALERT_STYLES = {"info": "blue", "warning": "yellow", "error": "bold red"}
 
@@ -127,6 +128,12 @@ class Console:
         self.console.print(f"[{style}]{alert.level}{at}: {escape(run.mask(alert.title))}[/{style}]{text}")
 
     @hookimpl
+    def on_fact(self, run: Run, name: str, value: str, why: str) -> None:
+        """Print what a plugin tells of the run, where the plan is printed."""
+        if run.command == "train":
+            self.console.print(f"  {escape(name)}  {escape(run.mask(value))}  [dim]({escape(why)})[/dim]")
+
+    @hookimpl
     def on_checkpoint(self, path: Path) -> None:
         """Name the checkpoint."""
         self.console.print(f"saved {escape(str(path))}")
@@ -161,8 +168,8 @@ class Console:
         took = f"{summary.steps} steps, {summary.tokens:,} tokens in {_duration(summary.train_seconds)}"
         self.console.print(f"[bold]{status}[/bold]: {took}{tail}")
         if summary.train_seconds:
-            self.console.print(run.bus.account.table(summary.train_seconds))
-        for name, path in run.left_behind():
+            self.console.print(run.account.table(summary.train_seconds))
+        for name, path in artifacts.left_behind(run.plan):
             self.console.print(f"  {name:<12} {escape(str(path))}")
         if status == "interrupted" and run.can_resume():
             self.console.print("  go on with the same command and --resume")

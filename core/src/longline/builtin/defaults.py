@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from longline.events import RewardFunction
     from longline.hookspecs import LossFunction
-    from longline.run import Run
+    from longline.plugins.run import Run
 
 
 class Defaults:
@@ -26,7 +27,19 @@ class Defaults:
         """Answer with what the config's `rewards` name."""
         from longline.methods.rewards import load_rewards
 
-        return load_rewards(run.config.rewards, run.loaded.path.parent) or None
+        return load_rewards(run.config.rewards, run.config_path.parent) or None
+
+    @hookimpl
+    def provide_dataset(self, dataset: Dataset) -> Dataset:
+        """Answer with the split as it was prepared."""
+        return dataset
+
+    @hookimpl
+    def provide_model(self, run: Run, model_kwargs: dict[str, Any]) -> PreTrainedModel:
+        """Answer with what `from_pretrained` loads."""
+        from longline.model import load_model
+
+        return load_model(run.config.model, model_kwargs, run.plan.head)
 
     @hookimpl
     def provide_trainer_class(self, run: Run) -> type[Trainer]:

@@ -12,7 +12,7 @@ from longline.artifacts import not_written, now, write_atomically
 from longline.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from longline.run import Run
+    from longline.plugins.run import Run
 
 
 class JsonLog:

@@ -36,7 +36,7 @@ def command(
     from longline.inference.answers import Sampling
     from longline.inference.target import find_target, load
 
-    found = find_target(target, overrides, base=base, checkpoint=checkpoint)
+    found = find_target(target, "evaluate", overrides, base=base, checkpoint=checkpoint)
     model, tokenizer = load(found)
     rows = measuring.evaluation_rows(found, tokenizer)
     measures: dict[str, Any] = measuring.measure_loss(model, tokenizer, rows, batch_size)

@@ -62,7 +62,7 @@ def command(
     prompts = _read_prompts(file) if file else []
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-    found = find_target(target, overrides, base=base, checkpoint=checkpoint)
+    found = find_target(target, "generate", overrides, base=base, checkpoint=checkpoint)
     if found.head == "score" and found.weights:
         raise ConfigError(
             f"{found.name} is a reward model: it scores texts and writes none", hint="--base answers with its base"

@@ -28,7 +28,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
 
     from longline.inference import target as targets
 
-    target = targets.find_target(str(run), checkpoint=checkpoint)
+    target = targets.find_target(str(run), "merge", checkpoint=checkpoint)
     if target.weights is None or target.loaded is None:
         raise ConfigError(f"{run} is not a run folder: it has no run.json")
     if not (target.weights / "adapter_config.json").is_file():
@@ -41,11 +41,14 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     model, tokenizer = targets.load(replace(target, section=section))
     merged = model.merge_and_unload().to(getattr(torch, recorded if dtype == "auto" else dtype))  # type: ignore[operator]
     merged.config.use_cache = True
+    view = target.state.view
+    view.hook.pre_save(run=view, model=merged)
 
     def write(folder: Path) -> None:
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     card = (target.weights / "README.md").read_text(encoding="utf-8") if (target.weights / "README.md").is_file() else ""
-    artifacts.save_model(final, write, card.replace("library_name: peft", "library_name: transformers"))
+    card = card.replace("library_name: peft", "library_name: transformers")
+    artifacts.save_model(final, write, card, lambda path: view.hook.post_save(run=view, path=path))
     click.echo(f"merged {target.name} with {target.section.path}, written to {final}")

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from longline.cli.options import config_argument, output, set_option
 from longline.config.loader import load_config
-from longline.parallel.machine import machine
 
 
 @click.command()
@@ -20,15 +19,13 @@ from longline.parallel.machine import machine
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print what CONFIG resolves to on this machine, and which plugin answers each hook."""
-    from longline.plan import build_plan
-    from longline.plugins import load_plugins
-    from longline.run import Run
+    from longline import stages
+    from longline.run import open_run
 
-    loaded = load_config(config, overrides)
-    plugins = load_plugins(loaded)
-    plan = build_plan(loaded.config, machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
-    run = Run(loaded, plan, plugins)
-    answers = {hook: names for hook, names in run.bus.answers().items() if names}
+    state = open_run(load_config(config, overrides), "plan")
+    stages.trainer_arguments(state)  # what plugins change is what would run
+    run, plan = state.view, state.plan
+    answers = {hook: names for hook, names in state.bus.answers().items() if names}
     if as_json:
         facts = [{"name": fact.name, "value": run.mask(fact.value), "why": fact.why} for fact in plan.facts]
         click.echo(json.dumps({"facts": facts, "hooks": answers}, indent=2, ensure_ascii=False))

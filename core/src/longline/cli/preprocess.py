@@ -11,11 +11,6 @@ from longline.cli.options import config_options, load
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedTokenizerBase
-
-    from longline.config.sections import Config
-    from longline.data import Prepared
-
 
 @click.command("preprocess")
 @config_options
@@ -26,18 +21,8 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     the same data, options and tokenizer takes it from there. No model is loaded.
     """
     from longline.data.summary import summary
+    from longline.run import prepare
 
-    _, data = prepared(load(config, overrides).config)
+    _, data = prepare(load(config, overrides), "preprocess")
     for line in summary(data.report):
         click.echo(line)
-
-
-def prepared(config: Config) -> tuple[PreTrainedTokenizerBase, Prepared]:
-    """Load the tokenizer and prepare the data as training would."""
-    from longline.data import prepare
-    from longline.model import load_tokenizer
-    from longline.plan import Machine, build_plan
-
-    plan = build_plan(config, Machine())
-    tokenizer = load_tokenizer(config.model)
-    return tokenizer, prepare(config.data, tokenizer, layout=plan.layout, seed=plan.seed)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from longline.cli.options import config_options, load
-from longline.cli.preprocess import prepared
 from longline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,8 +40,9 @@ def command(config: Path, overrides: tuple[str, ...], rows: int, split: Literal[
     from rich.console import Console
 
     from longline.data.summary import summary
+    from longline.run import prepare
 
-    tokenizer, data = prepared(load(config, overrides).config)
+    tokenizer, data = prepare(load(config, overrides), "preview")
     dataset = data.train if split == "train" else data.eval
     if dataset is None:
         raise ConfigError("there is no evaluation data", hint="set data.eval or data.eval_fraction, or leave out --split")

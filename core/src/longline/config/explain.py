@@ -94,6 +94,11 @@ def explain(error: ValidationError, root: Node, prefix: Keys, model: type[BaseMo
     return [_problem(keys, details, root, prefix, model) for (keys, _), details in found.items()]
 
 
+def explain_values(error: ValidationError) -> str:
+    """The same as one line, for values that stand in no file."""
+    return "; ".join(f"{dotted(tuple(detail['loc']))}: {_sentence([detail], 'another value')}" for detail in error.errors())
+
+
 def _keys(detail: ErrorDetails, root: Node, prefix: Keys) -> Keys:
     """The keys that an error means, without pydantic's own marks of union members and validators."""
     keys: Keys = prefix

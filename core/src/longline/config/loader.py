@@ -18,7 +18,7 @@ from longline.config import checks, document, fields
 from longline.config.document import Key, Keys, Node, Place, dotted
 from longline.config.explain import explain, models_in
 from longline.config.secrets import MASK
-from longline.config.sections import Config
+from longline.config.sections import Config, DataSection, ModelSection, SourceSection
 from longline.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -103,6 +103,13 @@ def read_config(
     loaded = LoadedConfig(config, path, env_refs, root)
     problems += checks.check_config(loaded, skip=frozenset(bad), data_files=data_files)
     return loaded, in_order(problems)
+
+
+def untold(model: ModelSection) -> LoadedConfig:
+    """The config of a bare model, of which no file tells: all else is as it is by default, and the data are never asked for."""
+    config = Config(model=model, data=DataSection(train=[SourceSection(path="none")]), output_dir=Path())
+    place = Place("no config")
+    return LoadedConfig(config, Path(), {}, Node({}, place, place))
 
 
 def in_order(problems: Sequence[Problem]) -> list[Problem]:

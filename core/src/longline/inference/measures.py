@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from longline import stages
 from longline.errors import ConfigError, DataError
 from longline.inference.answers import Sampling, answer_all
-from longline.parallel.machine import machine
-from longline.plan import build_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,8 +31,6 @@ def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
     Raises:
         ConfigError: the target has no config, or the config no evaluation data.
     """
-    from longline.data import prepare
-
     if target.loaded is None:
         raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
     config = target.loaded.config
@@ -42,8 +39,7 @@ def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
             f"evaluate measures answers that are known, and {config.method} has rows of another kind",
             hint="its own measures are in log.jsonl; an sft config with this model's path measures it on answers",
         )
-    seed = build_plan(config, machine(use_cpu=True)).seed
-    data = prepare(config.data, tokenizer, layout="padded", seed=seed).eval
+    data = stages.data(target.state, tokenizer, alone=True).eval
     if data is None or not len(data):
         raise ConfigError("this config has no evaluation data", hint="set data.eval or data.eval_fraction")
     return data

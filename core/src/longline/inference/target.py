@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from longline import artifacts
-from longline import model as models
-from longline.config.loader import LoadedConfig, load_config
+from longline import artifacts, stages
+from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, ModelError
-from longline.parallel.machine import machine
 from longline.plan import METHODS, Head
+from longline.run import open_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from longline.config.loader import LoadedConfig
     from longline.config.sections import Dtype
+    from longline.plugins.run import Command, State
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a person named on the command line. `weights` are a run's own; None means the model as it came."""
+    """What a person named on the command line. `weights` are a run's own; None means the model as it came.
+
+    `state` has the plugins of the config, whose hooks see the model that is loaded as they saw it in training.
+    """
 
     section: ModelSection
+    state: State
     loaded: LoadedConfig | None = None
     run_dir: Path | None = None
     weights: Path | None = None
@@ -41,8 +46,10 @@ class Target:
         return str(self.weights or self.section.path)
 
 
-def find_target(text: str, overrides: Sequence[str] = (), *, base: bool = False, checkpoint: str | None = None) -> Target:
-    """Tell apart a config file, a run folder, and anything that `model.path` may be.
+def find_target(
+    text: str, command: Command, overrides: Sequence[str] = (), *, base: bool = False, checkpoint: str | None = None
+) -> Target:
+    """Tell apart a config file, a run folder, and anything that `model.path` may be, and open a run of `command` on it.
 
     `base` asks for the untuned model of a run, `checkpoint` for one of its checkpoints (a name or a path).
 
@@ -53,15 +60,23 @@ def find_target(text: str, overrides: Sequence[str] = (), *, base: bool = False,
     if path.is_dir() and (path / "run.json").is_file():
         loaded = load_config(path / "config.yaml", overrides, data_files=False)
         weights = None if base else _weights(path, checkpoint)
-        return Target(loaded.config.model, loaded, path, weights)
+        return _opened(loaded, command, path, weights)
     if checkpoint:
         raise ConfigError(f"--checkpoint: {text} is not a run folder")
     if path.suffix in (".yaml", ".yml"):
         loaded = load_config(path, overrides, data_files=False)
-        return Target(loaded.config.model, loaded)
+        return _opened(loaded, command)
     if overrides:
         raise ConfigError("--set changes a config, and the target is none")
-    return Target(ModelSection(path=text))
+    bare = untold(ModelSection(path=text))
+    return Target(bare.config.model, open_run(bare, command))
+
+
+def _opened(loaded: LoadedConfig, command: Command, run_dir: Path | None = None, weights: Path | None = None) -> Target:
+    state = open_run(loaded, command)
+    state.tuned = weights
+    stages.trainer_arguments(state)
+    return Target(loaded.config.model, state, loaded, run_dir, weights)
 
 
 def _weights(run_dir: Path, checkpoint: str | None) -> Path:
@@ -86,26 +101,21 @@ def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTra
     `auto` is what a run used, so that its numbers come out again; without a run it is bfloat16 where the device computes in it
     and float32 elsewhere, since nothing is trained here.
     """
-    section = target.section
-    tokenizer = models.load_tokenizer(_tuned(section, target.weights) if target.weights else section)
-    this = machine(use_cpu=_use_cpu(target))
+    section, state = target.section, target.state
+    tokenizer = stages.tokenizer(state, _tuned(section, target.weights) if target.weights else section)
     chosen = dtype if dtype != "auto" else section.dtype
     if chosen == "auto" and target.run_dir:
         chosen = artifacts.read_manifest(target.run_dir)["plan"]["dtype"]
     if chosen == "auto":
-        chosen = "bfloat16" if this.bfloat16 else "float32"
+        chosen = "bfloat16" if state.plan.machine.bfloat16 else "float32"
     adapter = target.weights is not None and (target.weights / "adapter_config.json").is_file()
     source = section if adapter or target.weights is None else _tuned(section, target.weights)
-    model = models.load_model(source, models.model_kwargs(source, chosen, target.head), target.head)
-    models.resize_embeddings(model, tokenizer)
+    model = stages.load(state, source, tokenizer, stages.POLICY, chosen)
+    state.view.hook.post_model_load(run=state.view, model=model, role=stages.POLICY)
     if adapter:
         model = _put_on(model, target)
-    ready: PreTrainedModel = cast("Any", model).to(this.device).eval()
+    ready: PreTrainedModel = model.to(state.plan.device).eval()
     return ready, tokenizer
-
-
-def _use_cpu(target: Target) -> bool:
-    return bool(target.loaded and target.loaded.config.trainer.get("use_cpu"))
 
 
 def _tuned(section: ModelSection, weights: Path) -> ModelSection:

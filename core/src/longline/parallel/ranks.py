@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from longline.errors import ConfigError
 
@@ -55,6 +56,17 @@ def main_rank_first() -> Iterator[None]:
     finally:
         if rank() == 0:
             dist.barrier()
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the `value` of every rank, by rank; a collective of picklable objects, and this rank's alone without others."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def most(number: int) -> int:

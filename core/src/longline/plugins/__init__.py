@@ -3,7 +3,7 @@
 - `discovery`: which are installed and whether they can run here, from metadata alone;
 - `loading`: import and configure those that a config names;
 - `verify`: refuse misspelled hooks and arguments before anything is called;
-- `bus`: the calls of one run; `account`: what they cost.
+- `bus`: the calls of one run; `account`: what they cost; `run`: what hooks are handed.
 
 A plugin is a class behind an entry point of the group `longline`:
 
@@ -15,7 +15,7 @@ from longline.plugins.account import Account, HookCost
 from longline.plugins.base import LoadedPlugin, Plugin, PluginConfig
 from longline.plugins.bus import Bus, Contained, HookCall, HookError, HookRelay
 from longline.plugins.discovery import PluginInfo, installed, unusable
-from longline.plugins.loading import import_plugin, load_plugins, option_models
+from longline.plugins.loading import import_plugin, load_plugins, option_models, plugin_problems, refuse_problems
 
 __all__ = [
     "Account",
@@ -33,5 +33,7 @@ __all__ = [
     "installed",
     "load_plugins",
     "option_models",
+    "plugin_problems",
+    "refuse_problems",
     "unusable",
 ]

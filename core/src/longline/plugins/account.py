@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from longline.hookspecs import hook_facts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
 
@@ -71,6 +73,21 @@ class Account:
         """How many calls of plugins failed."""
         return sum(row.failures for row in self.rows())
 
+    def failed(self) -> dict[str, dict[str, tuple[int, str | None]]]:
+        """What failed on this rank, by plugin and hook: how often, and the last error."""
+        return {
+            name: {hook: (cost.failures, cost.last_error) for hook, cost in hooks.items() if cost.failures}
+            for name, hooks in self.plugins.items()
+        }
+
+    def add_failures(self, rank: int, failures: Mapping[str, Mapping[str, tuple[int, str | None]]]) -> None:
+        """Count what failed on another rank, whose calls and seconds are its own."""
+        for name, hooks in failures.items():
+            for hook, (count, error) in hooks.items():
+                cost = self.open(name, hook, core=False)
+                cost.failures += count
+                cost.last_error = f"{error} (rank {rank})"
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest: `plugins` and `core` as name -> hook -> calls, seconds, failures, last_error; and `bus_seconds`.
 
@@ -124,7 +141,8 @@ def _row(name: str, hooks: dict[str, HookCost], *, core: bool) -> Row:
 
 
 def _called(side: dict[str, dict[str, HookCost]]) -> dict[str, dict[str, dict[str, Any]]]:
-    return {
-        name: {hook: {**asdict(cost), "seconds": round(cost.seconds, 6)} for hook, cost in hooks.items() if cost.calls}
-        for name, hooks in side.items()
-    }
+    def told(hooks: dict[str, HookCost]) -> dict[str, dict[str, Any]]:
+        there = {hook: cost for hook, cost in hooks.items() if cost.calls or cost.failures}
+        return {hook: {**asdict(cost), "seconds": round(cost.seconds, 6)} for hook, cost in there.items()}
+
+    return {name: told(hooks) for name, hooks in side.items()}

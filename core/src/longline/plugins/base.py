@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from longline.config import sections
+    from longline.errors import Problem
+    from longline.hookspecs import Ranks
+    from longline.plan import Plan
 
 OnError = Literal["continue", "raise"]
 
@@ -22,12 +29,14 @@ class Plugin:
     `Config` is the pydantic model of the options. `files` are the names that it writes into the run folder, files or folders:
     `--overwrite` deletes them with the run. `tracker` says that it sends metrics to an experiment tracker, so that
     trackers can tell of each other. Hooks are methods marked with `@hookimpl`. The constructor does no work and
-    imports nothing heavy; work begins in the first hook.
+    imports nothing heavy: what would be refused is said in `check`, and work begins in the first hook.
+    `state_ranks` says which ranks keep what `state` returns.
     """
 
     Config: ClassVar[type[BaseModel]] = PluginConfig
     files: ClassVar[frozenset[str]] = frozenset()
     tracker: ClassVar[bool] = False
+    state_ranks: ClassVar[Ranks] = "main"
     config: Any
 
     def __init__(self, config: BaseModel) -> None:
@@ -40,6 +49,24 @@ class Plugin:
         A class writes `claims = frozenset({"loss"})`, or a property of its own where it depends on `self.config`.
         """
         return frozenset()
+
+    def check(self, config: sections.Config, plan: Plan) -> Iterable[Problem]:
+        """What of a config this plugin cannot do, before a run: `longline check`, `plan` and `train` show the same.
+
+        `Problem(message, path="trainer.optim", hint=...)` is placed at that key of the config; without a path it stands at the
+        plugin's own entry. Torch-free: nothing is loaded, and `plan.trainer_args` are the trainer's arguments. Called again with
+        the final plan when a plugin changed them.
+        """
+        return ()
+
+    def state(self) -> Mapping[str, Any] | None:
+        """What a resumed run needs of this plugin: tensors, numbers, texts and None, in mappings and lists; part of every
+        checkpoint. None: nothing.
+        """
+        return None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned, on the same rank, before `on_train_begin`; resumed equals uninterrupted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +89,11 @@ class LoadedPlugin:
         name = name or type(instance).__name__.removesuffix("Plugin").lower() or "plugin"
         options = getattr(instance, "config", None)
         return cls(name, instance, options if isinstance(options, BaseModel) else PluginConfig(), on_error=on_error)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether it has something that a checkpoint must hold."""
+        return type(self.instance).state is not Plugin.state
 
     @property
     def label(self) -> str:

@@ -110,6 +110,13 @@ class HookCall:
         self._arguments = frozenset(facts.arguments)
         self._main_only = facts.ranks == "main"
 
+    def default(self, **kwargs: Any) -> Any:
+        """The core's own answer, for whoever builds on it; None where the core has none. Raises TypeError as a call does."""
+        if kwargs.keys() != self._arguments:
+            self._refuse(kwargs)
+        answers = (answer.function(*answer.pick(kwargs)) for answer in self._answers if answer.plugin is None)
+        return next((value for value in answers if value is not None), None)
+
     @property
     def plugins(self) -> tuple[str, ...]:
         """The names of those who answer, in the order in which they are called."""
@@ -146,6 +153,8 @@ class HookCall:
             for answer in self._answers:
                 if answer in frame.active:  # it raised this event itself, or its own failure did: it is not handed it again
                     continue
+                if self.facts.seal is not None:
+                    self.facts.seal(kwargs)
                 value, error = self._call(answer, kwargs, frame)
                 spent += frame.took
                 if error is not None:
@@ -171,8 +180,8 @@ class HookCall:
         start = perf_counter()
         try:
             value = answer.function(*answer.pick(kwargs))
-            if value is not None and self.facts.kind == "shape":
-                self._refuse_value(value)
+            if value is not None:
+                self._judge_value(value)
         except BaseException as raised:
             error = self._judge(answer, raised)
         frame.took = perf_counter() - start
@@ -181,11 +190,13 @@ class HookCall:
         frame.active.pop()
         return value, error
 
-    def _refuse_value(self, value: object) -> NoReturn:
-        """A shape hook that returns something believes that it replaces what it was handed; saying nothing would hide that."""
-        raise TypeError(
-            f"{self.name} returned a {type(value).__name__}; change what the hook is handed in place, return nothing"
-        )
+    def _judge_value(self, value: object) -> None:
+        """What a plugin answers is looked at where it can still be named."""
+        if self.facts.kind == "shape":  # it believes that it replaces what it was handed; saying nothing would hide that
+            kind = type(value).__name__
+            raise TypeError(f"{self.name} returned a {kind}; change what the hook is handed in place, return nothing")
+        if self.facts.fault is not None and (fault := self.facts.fault(value)):
+            raise TypeError(f"{self.name} was answered with something else than it asks for: {fault}")
 
     def _judge(self, answer: _Answer, error: BaseException) -> BaseException | None:
         """What an exception comes to: None when it is contained, otherwise what is to be raised."""

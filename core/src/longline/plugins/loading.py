@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from longline.config.loader import LoadedConfig
-    from longline.config.sections import PluginEntry
+    from longline.config.sections import Config, PluginEntry
+    from longline.plan import Plan
 
 NEXT_HINT = "\n        "
 """Puts several hints under each other, as LonglineError prints them."""
@@ -42,6 +43,39 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
     _refuse_claims(plugins)
     Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
     return plugins
+
+
+def plugin_problems(loaded: LoadedConfig, plan: Plan, plugins: Sequence[LoadedPlugin]) -> list[Problem]:
+    """What the plugins themselves refuse of a config, each with its place.
+
+    Raises PluginError for a plugin whose `check` fails.
+    """
+    return [_placed(loaded, plugin, problem) for plugin in plugins for problem in _checked(loaded.config, plan, plugin)]
+
+
+def _checked(config: Config, plan: Plan, plugin: LoadedPlugin) -> list[Problem]:
+    try:
+        return list(plugin.instance.check(config, plan))
+    except LonglineError as error:
+        return [Problem(error.message, hint=error.hint)]
+    except Exception as error:
+        message = f"{plugin.label} cannot check the config: {type(error).__name__}: {error} ({_place(error)})"
+        raise PluginError(message, hint=plugin.remedy) from error
+
+
+def _placed(loaded: LoadedConfig, plugin: LoadedPlugin, problem: Problem) -> Problem:
+    """The problem with the plugin's name, at the key that it is about, or at the plugin's entry."""
+    if problem.where:
+        return problem
+    keys: list[str | int] = [int(key) if key.isdecimal() else key for key in problem.path.split(".") if key]
+    message = f"{plugin.name}: {problem.message}" if keys and keys[:2] != ["plugins", plugin.name] else problem.message
+    return loaded.problem(message, *(keys or ["plugins", plugin.name]), hint=problem.hint)
+
+
+def refuse_problems(problems: Sequence[Problem]) -> None:
+    """Raise PluginError with what plugins refuse, if there is anything."""
+    if problems:
+        raise PluginError("\n".join(map(str, problems)))
 
 
 def _find(entries: Sequence[PluginEntry]) -> list[PluginInfo]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from trl.models import prepare_fsdp
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
@@ -81,12 +80,7 @@ class AnsweringTrainer(TrlTrainer):
             model, temperature=args.temperature, cast_lm_head_to_fp32=getattr(args, "cast_lm_head_to_fp32", False)
         )
         compact_fused_head(model)
-        prepared = (
-            prepare_fsdp(model, self.accelerator)
-            if self.is_fsdp_enabled
-            else self.accelerator.prepare_model(model, evaluation_mode=True)
-        )
-        self.ref_model = prepared
+        prepared = self.ref_model = self.place(model)
         if args.sync_ref_model:
             self.add_callback(SyncRefModelCallback(ref_model=prepared, accelerator=self.accelerator))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,24 +12,32 @@ from transformers import TrainerCallback
 from longline.events import Completions
 from longline.parallel.ranks import most
 from longline.plan import METHODS
+from longline.plugins.metrics import Metrics
+from longline.trainers.plugin_states import restore
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from longline.run import Run
+    from longline.plugins.run import State
 
 
 class HookBridge(TrainerCallback):
     """Turns what the trainer tells its callbacks into hooks. Added last, so it has the final word on what happens next."""
 
-    def __init__(self, run: Run, trainer: LonglineTrainer) -> None:
-        self.run = run
+    def __init__(self, state: State, trainer: LonglineTrainer) -> None:
+        self.state = state
+        self.run = state.view
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Training starts, with the state of a resumed run in place."""
+        """Training starts, with the state of a resumed run in place, plugins' own too."""
         self.trainer.count_tokens_from(state.log_history)
+        restore(self.run.plugins, self.state.restored)
+        if state.max_steps != self.run.plan.steps:  # a data loader of a plugin's own, or rows that were left out
+            self.state.replan(
+                replace(self.run.plan, steps=state.max_steps).with_fact("steps", str(state.max_steps), "the trainer")
+            )
         self.run.hook.on_train_begin(run=self.run, trainer=self.trainer)
 
     def on_pre_optimizer_step(
@@ -36,6 +45,10 @@ class HookBridge(TrainerCallback):
     ) -> None:
         """Gradients are ready."""
         self.run.hook.pre_optimizer_step(run=self.run, trainer=self.trainer, step=state.global_step + 1)
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Weights changed, and gradients are still there."""
+        self.run.hook.post_optimizer_step(run=self.run, trainer=self.trainer, step=state.global_step + 1)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Weights changed; if a signal came on any rank, save and stop here, on all ranks at the same step."""
@@ -46,7 +59,7 @@ class HookBridge(TrainerCallback):
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The trainer ends an epoch also when it was stopped within one: nothing more is evaluated or saved then."""
-        if self.run.stop.obeyed:
+        if self.state.stop.obeyed:
             self._stop(control, save=False)
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -63,11 +76,11 @@ class HookBridge(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """The trainer logs."""
-        metrics = dict(logs or {})
+        metrics = Metrics(logs or {})
         self.run.hook.pre_log(run=self.run, logs=metrics, step=state.global_step)
-        self.run.added_metrics.update(metrics.keys() - (logs or {}).keys())
-        self.run.record(metrics, state.global_step, state.epoch or 0.0)
-        self.run.hook.on_log(run=self.run, logs=MappingProxyType(metrics), step=state.global_step)
+        self.state.added_metrics.update(metrics.keys() - (logs or {}).keys())
+        self.state.record(metrics, state.global_step, state.epoch or 0.0)
+        self.run.hook.on_log(run=self.run, logs=MappingProxyType(dict(metrics)), step=state.global_step)
 
     def on_evaluate(
         self,
@@ -95,7 +108,7 @@ class HookBridge(TrainerCallback):
 
     def _asked_to_stop(self) -> bool:
         """Whether a signal came on some rank; then every rank knows of it, so that all of them end in the same way."""
-        stop = self.run.stop
+        stop = self.state.stop
         asked = most(stop.signum or 0)
         if not asked:
             return False  # a signal that came while the ranks agreed is told at the next step, not taken back here

@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,13 +21,14 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from longline import artifacts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
+from longline.trainers import plugin_states
 from longline.trainers.sampling import LengthGroupedSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from longline.events import Cell
-    from longline.run import Run
+    from longline.plugins.run import Run
 
 
 class EvaluationStoppedError(Exception):
@@ -40,6 +42,9 @@ class LonglineTrainer(Trainer):
     loss_function: Callable[..., Any]
     describe_rows: Callable[[list[int]], str]
     stop_on_nonfinite: bool
+    columns: Mapping[str, Any] = MappingProxyType({})
+    """What the batch at hand holds beside the model's inputs: `row_ids` [rows, most samples], int64, on the CPU, -1 where a row has
+    fewer; and the further columns that somebody asked for, on the device."""
     wants_logits = False
     """Whether an evaluation is going on that needs the logits of all tokens."""
 
@@ -70,6 +75,14 @@ class LonglineTrainer(Trainer):
             plugin.set_mixed_precision(state.mixed_precision)
         self.is_fsdp_enabled = True
 
+    def place(self, model: Any) -> Any:
+        """Make a frozen model ready to be asked beside the policy: on the device, or sharded as the policy is; returns it."""
+        if self.is_fsdp_enabled:
+            from trl.models import prepare_fsdp  # trl takes seconds to import, and sft does without it
+
+            return prepare_fsdp(model, self.accelerator)
+        return self.accelerator.prepare_model(model, evaluation_mode=True)
+
     def save_final(self, folder: Path) -> None:
         """Write weights and tokenizer that load in one process; every rank must call it, the main one writes."""
         if self.is_fsdp_enabled:
@@ -95,11 +108,13 @@ class LonglineTrainer(Trainer):
     # --- batches and loss -------------------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Take out of the batch what no model knows: the row ids, for error messages, and the count of its tokens."""
+        """Take out of the batch what no model knows, into `columns`: row ids, and what was asked for beside the tokens."""
         if isinstance(inputs, dict):
             row_ids = inputs.pop("row_ids", None)
             self._batch_tokens = inputs.pop("token_count", None)
             self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
+            further: Any = super()._prepare_input(inputs.pop("columns", {}))
+            self.columns = {**({} if row_ids is None else {"row_ids": row_ids}), **further}
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
 
@@ -240,6 +255,7 @@ class LonglineTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             self._record_best(staging, run_dir)
+            plugin_states.write(staging / name, self.run.plugins, self.run.rank, self.run.world_size)
             self.accelerator.wait_for_everyone()
         except Exception as error:
             shutil.rmtree(staging, ignore_errors=True)

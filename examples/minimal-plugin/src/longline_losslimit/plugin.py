@@ -10,7 +10,7 @@ from longline_losslimit.config import LossLimitConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from longline.run import Run
+    from longline import Run
 
 
 class LossLimitPlugin(Plugin):

@@ -10,8 +10,8 @@ from longline import LonglineError, Plugin, Table, hookimpl
 from longline_cce.config import CceConfig
 
 if TYPE_CHECKING:
+    from longline import Run
     from longline.hookspecs import LossFunction
-    from longline.run import Run
     from longline_cce.applied import HeadLoss
 
 REMOVE = "remove cce from plugins:"

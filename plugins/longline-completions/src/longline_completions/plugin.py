@@ -8,8 +8,7 @@ from longline import Plugin, hookimpl
 from longline_completions.config import CompletionsConfig
 
 if TYPE_CHECKING:
-    from longline import Completions
-    from longline.run import Run
+    from longline import Completions, Run
     from longline_completions.recorder import Recorder
 
 

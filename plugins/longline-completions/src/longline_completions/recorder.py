@@ -11,9 +11,8 @@ from longline_completions.names import suggestion
 from longline_completions.store import FOLDER, Facts, Store, first_line, read
 
 if TYPE_CHECKING:
-    from longline import Completions
+    from longline import Completions, Run
     from longline.events import Cell
-    from longline.run import Run
     from longline_completions.config import CompletionsConfig
 
 STEP = "step"

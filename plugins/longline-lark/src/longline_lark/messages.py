@@ -14,8 +14,7 @@ from longline_lark.cards import Card
 from longline_lark.words import Words, number
 
 if TYPE_CHECKING:
-    from longline import Alert, Summary
-    from longline.run import Run
+    from longline import Alert, Run, Summary
     from longline_lark.cards import Kind
     from longline_lark.config import LarkConfig
 

@@ -15,9 +15,8 @@ from longline_lark.throttle import Throttle
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from longline import Summary
+    from longline import Run, Summary
     from longline.events import Status
-    from longline.run import Run
     from longline_lark.cards import Card
     from longline_lark.messages import Told, Writer
     from longline_lark.sender import Sender

@@ -14,9 +14,9 @@ from longline_liger.config import LOSSES, LigerConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from longline import Run
     from longline.events import Role
     from longline.hookspecs import LossFunction
-    from longline.run import Run
     from longline_liger.applied import Applied
     from longline_liger.config import Kernels
     from longline_liger.dispatch import Dispatch

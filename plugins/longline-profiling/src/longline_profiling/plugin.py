@@ -12,9 +12,8 @@ from longline_profiling.session import Session
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from longline import Summary
+    from longline import Run, Summary
     from longline.events import Status
-    from longline.run import Run
 
 logger = logging.getLogger("longline_profiling")
 

@@ -9,9 +9,8 @@ import click
 from longline_profiling import table
 
 if TYPE_CHECKING:
-    from longline import Summary
+    from longline import Run, Summary
     from longline.events import Status
-    from longline.run import Run
     from longline_profiling.meter import Meter, Sums
     from longline_profiling.session import Session
 

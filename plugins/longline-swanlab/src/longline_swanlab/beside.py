@@ -9,8 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longline import Plugin
-    from longline.run import Run
+    from longline import Plugin, Run
 
 
 @dataclass

@@ -12,8 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longline import Alert, Table
-    from longline.run import Run
+    from longline import Alert, Run, Table
     from longline_swanlab.config import SwanLabConfig
 
 Mask = Callable[[str], str]

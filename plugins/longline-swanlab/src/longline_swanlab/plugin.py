@@ -13,8 +13,8 @@ from longline_swanlab.config import SwanLabConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from longline import Run
     from longline.events import Status
-    from longline.run import Run
     from longline_swanlab.beside import Beside
     from longline_swanlab.session import Session
 

@@ -18,7 +18,7 @@ from longline_swanlab.variables import FOUR_REMEDIES, NO_KEY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from longline.run import Run
+    from longline import Run
     from longline_swanlab.config import SwanLabConfig
     from longline_swanlab.courier import Make
 

@@ -1,0 +1,287 @@
+"""What each stage does, with a bus in hand: the same for every command, so that evaluating sees what training saw.
+
+Each function takes the state of a run, fires the hooks of its stage and returns what it made. `run.py` says in which order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from longline import artifacts
+from longline.config.explain import explain_values
+from longline.config.sections import ModelSection
+from longline.errors import ConfigError, DataError, PluginError
+from longline.parallel import ranks
+from longline.plan import METHODS, build_plan
+from longline.plugins import plugin_problems, refuse_problems
+
+if TYPE_CHECKING:
+    from longline.data import Prepared
+    from longline.events import RewardFunction, Role
+    from longline.plugins.run import State
+
+OWN_ARGUMENTS = {"report_to": "none", "disable_tqdm": True, "remove_unused_columns": False, "logging_nan_inf_filter": False}
+"""What Longline tells every trainer: it has its own log, progress and guard of the loss, and its own columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What the stages before the trainer made."""
+
+    tokenizer: Any
+    data: Prepared
+    model: Any
+    reference: Any
+    rewards: Sequence[RewardFunction]
+
+
+# --- the trainer's arguments ----------------------------------------------------------------------------------------------------
+
+
+def trainer_arguments(state: State) -> dict[str, Any]:
+    """Let plugins change the trainer's keyword arguments, and build the plan from what they left: there is one truth."""
+    state.phase = "arguments"
+    run, config = state.view, state.loaded.config
+    given = {**state.plan.trainer_args, "output_dir": str(state.plan.output_dir), **OWN_ARGUMENTS}
+    if config.early_stopping:
+        given.setdefault("metric_for_best_model", "loss")
+    final = dict(given)
+    run.hook.pre_trainer_args(run=run, trainer_args=final)
+    state.replan(build_plan(config, state.plan.machine, final))
+    if final != given:
+        refuse_problems(plugin_problems(state.loaded, state.plan, state.plugins))
+    return final
+
+
+def arguments(state: State) -> Any:
+    """Build the arguments object: what its class refuses is known before anything is loaded."""
+    from transformers import logging as transformers_logging
+
+    from longline.trainers import method
+
+    final = trainer_arguments(state)
+    transformers_logging.set_verbosity(logging.WARNING)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    args = method(state.loaded.config.method).arguments(final)
+    if args.n_gpu > 1:
+        # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
+        state.view.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
+        args._n_gpu = 1
+    return args
+
+
+def rewards(state: State) -> Sequence[RewardFunction]:
+    """Import what scores answers before anything is loaded: a typo shall not cost the loading of a model."""
+    run, method = state.view, state.loaded.config.method
+    if not METHODS[method].answers:
+        return ()
+    from longline.methods.rewards import refuse_names
+
+    found: Sequence[RewardFunction] | None = run.hook.provide_reward_functions(run=run)
+    if not found:
+        raise ConfigError(f"{method} needs at least one reward function", hint="rewards: [reasoning_gym], or your own")
+    refuse_names(found)
+    return found
+
+
+# --- tokenizer and data ---------------------------------------------------------------------------------------------------------
+
+
+def tokenizer(state: State, section: ModelSection | None = None) -> Any:
+    """Load the tokenizer of the config, or of another `section`."""
+    from longline import model as models
+
+    state.phase = "tokenizer"
+    run, section = state.view, section or state.loaded.config.model
+    kwargs = models.tokenizer_kwargs(section)
+    run.hook.pre_tokenizer_load(run=run, tokenizer_kwargs=kwargs)
+    made = models.load_tokenizer(section, kwargs)
+    run.hook.post_tokenizer_load(run=run, tokenizer=made)
+    return made
+
+
+def data(state: State, tokenizer: Any, *, alone: bool = False) -> Prepared:
+    """Prepare the data or take it from the cache, and let plugins put other splits in its place.
+
+    `alone`: every sample is a row, whatever `data.packing` says.
+    """
+    from longline.data import prepare
+
+    state.phase = "data"
+    run, config = state.view, state.loaded.config
+    run.hook.pre_data_load(run=run)
+    with ranks.main_rank_first():
+        prepared = prepare(config.data, tokenizer, layout="padded" if alone else state.plan.layout, seed=state.plan.seed)
+        prepared = replace(prepared, train=_split(state, prepared, "train"), eval=_split(state, prepared, "eval"))
+    if state.command == "train":
+        _count_steps(state, len(prepared.train))
+    state.summary = replace(state.summary, data=prepared.report.to_dict())
+    run.hook.post_data_load(run=run, data=prepared)
+    return prepared
+
+
+def _count_steps(state: State, rows: int) -> None:
+    try:
+        state.replan(state.plan.with_rows(rows))
+    except ValueError as error:
+        hint = "add prompts, or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
+        raise DataError(f"too few rows to train on: {error}", hint=hint) from error
+
+
+def _split(state: State, prepared: Prepared, split: str) -> Any:
+    """One split as whoever answers provide_dataset leaves it."""
+    dataset = prepared.train if split == "train" else prepared.eval
+    if dataset is None:
+        return None
+    run = state.view
+    answer = run.hook.provide_dataset(run=run, dataset=dataset, split=split)
+    if answer is dataset or answer is None:
+        return dataset
+    who = state.bus.provided["provide_dataset"]
+    missing = sorted(set(dataset.column_names) - set(answer.column_names))
+    if missing or not len(answer):
+        what = f"lacks the column {', '.join(missing)}" if missing else "has no rows"
+        raise PluginError(f"plugin {who!r} answered provide_dataset with {split} data that {what}", hint=f"remove {who!r}")
+    report = prepared.report.train if split == "train" else prepared.report.eval
+    if report is not None:
+        report.rows = len(answer)
+    run.fact(f"{split} data", f"{len(answer)} rows", f"changed by plugin {who!r}, from {len(dataset)}")
+    return answer
+
+
+# --- models ---------------------------------------------------------------------------------------------------------------------
+
+
+def load(state: State, section: ModelSection, tokenizer: Any, role: Role, dtype: str | None = None) -> Any:
+    """Load one model with its hooks; `post_model_load` is the caller's, who may have to do something first."""
+    from transformers import set_seed
+
+    from longline import model as models
+
+    run, plan = state.view, state.plan
+    # New embeddings and adapters start from random numbers: the same ones in every run of this config, on every rank, and in
+    # policy and reference.
+    set_seed(plan.seed)
+    kwargs = models.model_kwargs(section, dtype or plan.dtype, plan.head)
+    run.hook.pre_model_load(run=run, model_kwargs=kwargs, role=role)
+    made = run.hook.provide_model(run=run, model_kwargs=kwargs, role=role)
+    if role in (POLICY, REFERENCE):
+        models.resize_embeddings(made, tokenizer)
+    return made
+
+
+POLICY, REFERENCE = "policy", "reference"
+
+
+def model(state: State, tokenizer: Any) -> Any:
+    """Load the policy and put the adapter on."""
+    from longline import model as models
+
+    state.phase = "model"
+    state.load_model = _loader(state, tokenizer)
+    run, config = state.view, state.loaded.config
+    made = load(state, config.model, tokenizer, POLICY)
+    if state.plan.layout in ("rows", "flat"):
+        models.require_isolation(made)
+    run.hook.post_model_load(run=run, model=made, role=POLICY)
+    if config.adapter is None:
+        return made
+    wanted = models.adapter_config(config.adapter, state.plan.head)
+    models.train_new_tokens(wanted, config.model, tokenizer)
+    run.hook.pre_adapter_create(run=run, adapter_config=wanted)
+    made = models.attach_adapter(made, wanted, activation_checkpointing=state.plan.checkpointing)
+    run.hook.post_adapter_create(run=run, model=made)
+    return made
+
+
+def reference(state: State, args: Any, tokenizer: Any) -> Any:
+    """Load what the policy is compared with; under an adapter it is the policy with the adapter switched off."""
+    from longline.trainers import method
+
+    if state.loaded.config.adapter is not None or not method(state.loaded.config.method).needs_reference(args):
+        return None
+    return _frozen(state, state.loaded.config.model, tokenizer, REFERENCE)
+
+
+def _frozen(state: State, section: ModelSection, tokenizer: Any, role: Role, dtype: str | None = None) -> Any:
+    made = load(state, section, tokenizer, role, dtype).requires_grad_(False).eval()
+    state.view.hook.post_model_load(run=state.view, model=made, role=role)
+    return made
+
+
+def _loader(state: State, tokenizer: Any) -> Callable[[str, Role, Mapping[str, Any]], Any]:
+    """What `run.load_model` calls: a further model, placed as soon as there is a trainer that places."""
+
+    def load_further(path: str, role: Role, options: Mapping[str, Any]) -> Any:
+        own = state.loaded.config.model
+        inherited = {name: getattr(own, name) for name in ("dtype", "attn_implementation", "trust_remote_code", "token")}
+        try:
+            section = ModelSection(**{**inherited, **options, "path": path})
+        except ValidationError as error:
+            raise ConfigError(f"run.load_model({path!r}): {explain_values(error)}") from error
+        dtype = None if section.dtype == "auto" else section.dtype
+        made = _frozen(state, section, tokenizer, role, dtype)
+        state.further.append(made)
+        if state.trainer is not None:
+            state.trainer.place(made)
+        return made
+
+    return load_further
+
+
+# --- the trainer ----------------------------------------------------------------------------------------------------------------
+
+
+def trainer(state: State, args: Any, made: Ingredients) -> Any:
+    """Build the trainer of the method, with what plugins and core answer, and place the further models."""
+    from transformers import EarlyStoppingCallback
+
+    from longline.trainers import Parts, method
+
+    state.phase = "trainer"
+    run, config = state.view, state.loaded.config
+    parts = Parts(
+        model=made.model,
+        reference=made.reference,
+        tokenizer=made.tokenizer,
+        train=made.data.train,
+        eval=made.data.eval,
+        rewards=made.rewards,
+        describe_rows=lambda rows: ", ".join(made.data.origin("train", row) for row in rows),
+        trainer_class=run.hook.provide_trainer_class(run=run),
+        collator=run.hook.provide_collator(run=run, tokenizer=made.tokenizer),
+    )
+    loss = run.hook.provide_loss(run=run, model=made.model)
+    built: Any = method(config.method).build(parts, args)
+    built.attach(run, loss, parts.describe_rows)
+    for further in state.further:
+        built.place(further)
+    state.trainer = built
+    if config.early_stopping:
+        built.add_callback(EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold))
+    run.hook.post_trainer_create(run=run, trainer=built)
+    return built
+
+
+def save(state: State, trainer: Any) -> None:
+    """Write the final model, whole or not at all; every rank takes part in gathering shards."""
+    state.phase = "save"
+    run, plan, config = state.view, state.plan, state.loaded.config
+    bare = trainer.accelerator.unwrap_model(trainer.model)
+    # The trainer switched the cache off; whoever loads the model wants to generate with it.
+    bare.config.use_cache = True
+    run.hook.pre_save(run=run, model=bare)
+    if state.is_main:
+        adapter = config.adapter.type if config.adapter else None
+        # How fast it went, and whatever else plugins measure, is not what the model is like.
+        metrics = {name: value for name, value in state.summary.metrics.items() if name not in state.added_metrics}
+        card = artifacts.model_card(plan, config.model.path, adapter, metrics, state.resolved, state.told)
+        artifacts.save_model(plan.model_dir, trainer.save_final, card, lambda path: run.hook.post_save(run=run, path=path))
+    else:
+        trainer.save_final(plan.model_dir)  # writes nothing
+    trainer.accelerator.wait_for_everyone()

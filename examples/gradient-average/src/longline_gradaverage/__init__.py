@@ -1,0 +1,1 @@
+"""A Longline plugin with state: an average of gradients, kept in checkpoints."""
