@@ -196,7 +196,7 @@ def provide_model(run: Run, model_kwargs: dict[str, Any], role: Role) -> PreTrai
 
 @_spec("once for each model, after its weights are loaded and before an adapter is put on")
 def post_model_load(run: Run, model: PreTrainedModel, role: Role) -> None:
-    """`model` may be changed in place."""
+    """`model` may be changed in place. Where `run.tuned` is set its weights were trained, and saved with what was done to them."""
 
 
 @_spec("once, when the config has an adapter")

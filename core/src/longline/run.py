@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from longline.events import Status, Summary
 
 
+TRAINS: tuple[Command, ...] = ("train", "plan")
+"""The commands that are about a run; the others load and prepare for something else, without a tracker's key or a log."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended that did not fail: a failure is raised."""
@@ -39,17 +43,18 @@ class RunResult:
 
 
 def open_run(loaded: LoadedConfig, command: Command, plugins: Sequence[LoadedPlugin] = ()) -> State:
-    """Load the plugins, build the plan for this machine, and let plugins refuse what they cannot do.
+    """Load the plugins, build the plan for this machine, and let plugins refuse what they could not do in a run.
 
     `plugins` are added to those that the config names. Raises PluginError and ConfigError.
     """
     telemetry.off_by_default()
     enabled = load_plugins(loaded, plugins)
     plan = build_plan(loaded.config, machine.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
-    refuse_problems(plugin_problems(loaded, plan, enabled))
+    if command in TRAINS:
+        refuse_problems(plugin_problems(loaded, plan, enabled))
     clock = StageClock()
     core: list[tuple[str, object]] = [("defaults", Defaults())]
-    if command in ("train", "plan"):
+    if command in TRAINS:
         core += [("log", JsonLog()), ("clock", clock), ("console", Console())]
     state = State(loaded, plan, enabled, core=core, rank=ranks.rank(), command=command)
     state.seconds = clock.as_dict

@@ -92,12 +92,12 @@ def rewards(state: State) -> Sequence[RewardFunction]:
 # --- tokenizer and data ---------------------------------------------------------------------------------------------------------
 
 
-def tokenizer(state: State, section: ModelSection | None = None) -> Any:
-    """Load the tokenizer of the config, or of another `section`."""
+def tokenizer(state: State) -> Any:
+    """Load the tokenizer of the config."""
     from longline import model as models
 
     state.phase = "tokenizer"
-    run, section = state.view, section or state.loaded.config.model
+    run, section = state.view, state.loaded.config.model
     kwargs = models.tokenizer_kwargs(section)
     run.hook.pre_tokenizer_load(run=run, tokenizer_kwargs=kwargs)
     made = models.load_tokenizer(section, kwargs)

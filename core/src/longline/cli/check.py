@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from longline.cli.options import config_options
-from longline.errors import EXIT_CONFIG, ConfigError, PluginError
+from longline.errors import EXIT_CONFIG, EXIT_PLUGIN, ConfigError, PluginError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from longline.config.loader import LoadedConfig
+    from longline.errors import Problem
     from longline.plugins import LoadedPlugin
 
 
@@ -32,24 +34,46 @@ def command(config: Path, overrides: tuple[str, ...]) -> int:
     except ConfigError as error:
         loaded, problems = None, error.problems
     plugins: list[LoadedPlugin] = []
+    refused: list[Problem] = []
     failure: PluginError | None = None
     if loaded is not None:
         try:
             plugins = load_plugins(loaded)
+            refused = [] if problems else _refused(loaded, plugins)
         except ConfigError as error:
             problems = in_order([*problems, *error.problems])
         except PluginError as error:
             failure = error
     if problems:
-        for line in [*problems, f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {config}"]:
-            click.echo(line, err=True)
+        _tell(config, problems)
         if failure:
             click.echo(f"error: {failure}", err=True)
         return EXIT_CONFIG
     if loaded is None or failure:
         raise failure or ConfigError(f"{config} cannot be read")
+    if refused:
+        _tell(config, refused)
+        return EXIT_PLUGIN
     click.echo(f"ok: {config}: {', '.join(_facts(loaded, plugins))}")
     return 0
+
+
+def _tell(config: Path, problems: Sequence[Problem]) -> None:
+    for line in [*problems, f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {config}"]:
+        click.echo(line, err=True)
+
+
+def _refused(loaded: LoadedConfig, plugins: Sequence[LoadedPlugin]) -> list[Problem]:
+    """What plugins refuse, by a plan for this machine that is made without torch."""
+    if not plugins:
+        return []
+    from longline.config.loader import in_order
+    from longline.parallel.machine import quick_machine
+    from longline.plan import build_plan
+    from longline.plugins import plugin_problems
+
+    plan = build_plan(loaded.config, quick_machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
+    return in_order(plugin_problems(loaded, plan, plugins))
 
 
 def _facts(loaded: LoadedConfig, plugins: list[LoadedPlugin]) -> list[str]:

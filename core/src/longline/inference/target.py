@@ -11,6 +11,7 @@ from longline import artifacts, stages
 from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, ModelError
+from longline.model import load_tokenizer
 from longline.plan import METHODS, Head
 from longline.run import open_run
 
@@ -102,7 +103,8 @@ def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTra
     and float32 elsewhere, since nothing is trained here.
     """
     section, state = target.section, target.state
-    tokenizer = stages.tokenizer(state, _tuned(section, target.weights) if target.weights else section)
+    # What hooks did to the tokenizer was saved with it; they would do it a second time.
+    tokenizer = load_tokenizer(_tuned(section, target.weights)) if target.weights else stages.tokenizer(state)
     chosen = dtype if dtype != "auto" else section.dtype
     if chosen == "auto" and target.run_dir:
         chosen = artifacts.read_manifest(target.run_dir)["plan"]["dtype"]

@@ -13,35 +13,46 @@ from longline_lark.config import LarkConfig
 from longline_lark.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from longline import Run, Summary
+    from longline import Config, Plan, Problem, Run, Summary
     from longline.events import Status
     from longline_lark.cards import Card
+    from longline_lark.credentials import Credentials
     from longline_lark.messages import Told, Writer
+    from longline_lark.rules import Rule
     from longline_lark.sender import Sender
 
 logger = logging.getLogger("longline_lark")
 
 
 class LarkPlugin(Plugin):
-    """Tells a group when training starts, how it ends, and what needs a look; only the main rank talks.
-
-    Raises LonglineError when there is no webhook, or none that messages may go to.
-    """
+    """Tells a group when training starts, how it ends, and what needs a look; only the main rank talks."""
 
     Config = LarkConfig
     config: LarkConfig
 
     def __init__(self, config: LarkConfig) -> None:
         super().__init__(config)
-        self.credentials = credentials.find(config, os.environ)
+        self._found: Credentials | None = None
         self._sender: Sender | None = None
+        self.rules: list[Rule] = []
         self._begin()
+
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Refuse a run without a webhook, or with one that messages may not go to."""
+        credentials.find(self.config, os.environ)
+        return ()
+
+    @property
+    def credentials(self) -> Credentials:
+        """The webhook and its secret; raises LonglineError when there is none."""
+        if self._found is None:
+            self._found = credentials.find(self.config, os.environ)
+        return self._found
 
     def _begin(self) -> None:
         """Forget everything of an earlier run."""
-        self.rules = [rules.parse(text) for text in self.config.rules]
         self.throttle = Throttle()
         self.began: float | None = None
         self.error: Told | None = None
@@ -56,6 +67,7 @@ class LarkPlugin(Plugin):
         if not run.is_main:
             return
         self._begin()
+        self.rules = [rules.parse(text) for text in self.config.rules]
         self.began = monotonic()
         for secret in self.credentials.values():
             run.hide(secret)

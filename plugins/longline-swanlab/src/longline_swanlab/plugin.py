@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longline import Alert, LonglineError, Plugin, Summary, Table, hookimpl
+from longline import Alert, LonglineError, Plugin, Problem, Summary, Table, hookimpl
 from longline_swanlab import content, memory, variables
 from longline_swanlab.config import SwanLabConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from longline import Run
+    from longline import Config, Plan, Run
     from longline.events import Status
     from longline_swanlab.beside import Beside
     from longline_swanlab.session import Session
@@ -24,10 +24,7 @@ TELL_AFTER = 100
 
 
 class SwanLabPlugin(Plugin):
-    """Shows a run in SwanLab; only the main rank talks.
-
-    Raises LonglineError when the mode cannot work here: no key, no dashboard.
-    """
+    """Shows a run in SwanLab; only the main rank talks."""
 
     Config = SwanLabConfig
     files = frozenset({memory.FILE})
@@ -36,12 +33,17 @@ class SwanLabPlugin(Plugin):
 
     def __init__(self, config: SwanLabConfig) -> None:
         super().__init__(config)
-        if os.environ.get("RANK", "0") == "0":  # another rank may be on a machine that has no key
-            variables.refuse_what_cannot_start(config, os.environ)
         self._begin()
+
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Refuse a mode that cannot work here: no key, no dashboard."""
+        if os.environ.get("RANK", "0") == "0":  # another rank may be on a machine that has no key
+            variables.refuse_what_cannot_start(self.config, os.environ)
+        return ()
 
     def _begin(self) -> None:
         """Forget everything of an earlier run."""
+        self._trains = False
         self._session: Session | None = None
         self._beside: Beside | None = None
         self._name_others_at = 0
@@ -53,6 +55,7 @@ class SwanLabPlugin(Plugin):
     def on_run_start(self, run: Run) -> None:
         """Keep the key of the environment out of all that is written."""
         self._begin()
+        self._trains = True  # this hook fires for a run alone; the next ones also where data are only looked at
         key = variables.first_set(os.environ, variables.API_KEY)
         if key:
             run.hide(key)
@@ -60,7 +63,7 @@ class SwanLabPlugin(Plugin):
     @hookimpl
     def pre_trainer_args(self, run: Run) -> None:
         """Start the process; it gets ready while libraries are imported."""
-        if run.is_main and variables.mode_of(self.config, os.environ) != "disabled":
+        if self._trains and run.is_main and variables.mode_of(self.config, os.environ) != "disabled":
             from longline_swanlab.session import Session
 
             self._session = Session(run, self.config)
