@@ -209,7 +209,7 @@ def model_card(plan: Plan, base: str, adapter: str | None, metrics: Mapping[str,
     """Return the model card: metadata that hubs read, how to load it, how it was made. `config` has its secrets masked."""
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     head = ["---", f"base_model: {base}", "library_name: " + ("peft" if adapter else "transformers")]
-    task = "text-generation" if plan.head == "tokens" else "text-classification"
+    task = "text-generation" if plan.output == "tokens" else "text-classification"
     head += [f"pipeline_tag: {task}", "tags: [longline, " + plan.method + (", lora" if adapter else "") + "]", "---"]
     kind = f"an adapter ({adapter}) for `{base}`" if adapter else f"`{base}`, all weights trained"
     return "\n".join(

@@ -24,8 +24,9 @@ from longline.config.dump import dump_resolved
 from longline.config.secrets import Secrets
 from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, DataError, Interrupted, LonglineError
 from longline.events import Alert, AlertLevel, RewardFunction, Role, Status, Summary
+from longline.methods import find
 from longline.parallel import machine, ranks
-from longline.plan import METHODS, Plan, build_plan
+from longline.plan import Plan, build_plan
 from longline.plugins import Account, Bus, Contained, LoadedPlugin, load_plugins
 from longline.process import allocator, garbage, signals, telemetry
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
     from longline.data import Prepared
+    from longline.methods.base import Method
 
 logger = logging.getLogger("longline.plugins")
 
@@ -78,6 +80,11 @@ class Run:
     def is_main(self) -> bool:
         """Whether this is the rank that talks: logs, tables, files."""
         return self.rank == 0
+
+    @property
+    def method(self) -> Method:
+        """The method that the config names: what it needs, tells and compares with."""
+        return find(self.config.method)
 
     @property
     def account(self) -> Account:
@@ -215,8 +222,6 @@ def _arguments(run: Run) -> Any:
     """Build the trainer's arguments first: what their class refuses is known before anything is loaded."""
     from transformers import logging as transformers_logging
 
-    from longline.trainers import method
-
     run.phase = "arguments"
     transformers_logging.set_verbosity(logging.WARNING)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -231,7 +236,7 @@ def _arguments(run: Run) -> Any:
     if run.config.early_stopping:
         trainer_args.setdefault("metric_for_best_model", "loss")
     run.hook.pre_trainer_args(run=run, trainer_args=trainer_args)
-    args = method(run.config.method).arguments(trainer_args)
+    args = run.method.build_arguments(trainer_args)
     if args.n_gpu > 1:
         # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
         run.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
@@ -241,7 +246,7 @@ def _arguments(run: Run) -> Any:
 
 def _rewards(run: Run) -> Sequence[RewardFunction]:
     """Import what scores answers before anything is loaded: a typo shall not cost the loading of a model."""
-    if not METHODS[run.config.method].answers:
+    if not run.method.draws_answers:
         return ()
     from longline.methods.rewards import refuse_names
 
@@ -289,12 +294,12 @@ def _model(run: Run, tokenizer: Any) -> Any:
 
     run.phase = "model"
     model = _load(run, tokenizer, "policy")
-    if run.plan.layout in ("rows", "flat"):
+    if run.plan.packing:
         models.require_isolation(model)
     run.hook.post_model_load(run=run, model=model, role="policy")
     if run.config.adapter is None:
         return model
-    config = models.adapter_config(run.config.adapter, run.plan.head)
+    config = models.adapter_config(run.config.adapter, run.plan.output)
     models.train_new_tokens(config, run.config.model, tokenizer)
     run.hook.pre_adapter_create(run=run, adapter_config=config)
     checkpointing = any(run.plan.trainer_args.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
@@ -311,18 +316,16 @@ def _load(run: Run, tokenizer: Any, role: Role) -> Any:
     # New embeddings and adapters start from random numbers: the same ones in every run of this config, on every rank, and in
     # policy and reference.
     set_seed(run.plan.seed)
-    kwargs = models.model_kwargs(run.config.model, run.plan.dtype, run.plan.head)
+    kwargs = models.model_kwargs(run.config.model, run.plan.dtype, run.plan.output)
     run.hook.pre_model_load(run=run, model_kwargs=kwargs, role=role)
-    model = models.load_model(run.config.model, kwargs, run.plan.head)
+    model = models.load_model(run.config.model, kwargs, run.plan.output)
     models.resize_embeddings(model, tokenizer)
     return model
 
 
 def _reference(run: Run, args: Any, tokenizer: Any) -> Any:
     """Load what the policy is compared with; under an adapter it is the policy with the adapter switched off."""
-    from longline.trainers import method
-
-    if run.config.adapter is not None or not method(run.config.method).needs_reference(args):
+    if run.config.adapter is not None or not run.method.has_reference(args):
         return None
     model = _load(run, tokenizer, "reference").requires_grad_(False).eval()
     run.hook.post_model_load(run=run, model=model, role="reference")
@@ -343,7 +346,7 @@ class Ingredients:
 def _trainer(run: Run, args: Any, made: Ingredients) -> Any:
     from transformers import EarlyStoppingCallback
 
-    from longline.trainers import Parts, method
+    from longline.trainers import Parts
     from longline.trainers.bridge import HookBridge
 
     run.phase = "trainer"
@@ -359,7 +362,7 @@ def _trainer(run: Run, args: Any, made: Ingredients) -> Any:
         collator=run.hook.provide_collator(run=run, tokenizer=made.tokenizer),
     )
     loss = run.hook.provide_loss(run=run, model=made.model)
-    trainer: Any = method(run.config.method).build(parts, args)
+    trainer: Any = run.method.build(parts, args)
     trainer.attach(run, loss, parts.describe_rows)
     if run.config.early_stopping:
         stopping = run.config.early_stopping

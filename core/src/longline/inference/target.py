@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,8 +12,9 @@ from longline import model as models
 from longline.config.loader import LoadedConfig, load_config
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, ModelError
+from longline.methods import find
+from longline.methods.base import Method, Output
 from longline.parallel.machine import machine
-from longline.plan import METHODS, Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,9 +32,28 @@ class Target:
     weights: Path | None = None
 
     @property
-    def head(self) -> Head:
-        """What the model puts out: tokens, or one score after a reward run."""
-        return METHODS[self.loaded.config.method].head if self.loaded and self.run_dir else "tokens"
+    def method(self) -> Method | None:
+        """The method that the model was tuned with; None for a model as it came."""
+        return find(self.loaded.config.method) if self.loaded and self.weights else None
+
+    @property
+    def output(self) -> Output:
+        """What the model puts out: tokens, unless it was tuned to something else."""
+        return self.method.output if self.method else Method.output
+
+    def answering(self) -> Callable[..., Iterator[tuple[int, list[int]]]]:
+        """The function by which the model answers. Raises ConfigError where it has none."""
+        return (self.method or Method()).answering(self.name)
+
+    def measuring(self) -> Callable[..., dict[str, float]]:
+        """The function that measures the model on rows of the config's method.
+
+        Raises:
+            ConfigError: the target has no config, or the method no measure.
+        """
+        if self.loaded is None:
+            raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
+        return find(self.loaded.config.method).measuring(self.name)
 
     @property
     def name(self) -> str:
@@ -96,7 +116,7 @@ def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTra
         chosen = "bfloat16" if this.bfloat16 else "float32"
     adapter = target.weights is not None and (target.weights / "adapter_config.json").is_file()
     source = section if adapter or target.weights is None else _tuned(section, target.weights)
-    model = models.load_model(source, models.model_kwargs(source, chosen, target.head), target.head)
+    model = models.load_model(source, models.model_kwargs(source, chosen, target.output), target.output)
     models.resize_embeddings(model, tokenizer)
     if adapter:
         model = _put_on(model, target)

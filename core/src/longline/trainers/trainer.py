@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
@@ -25,8 +25,11 @@ from longline.trainers.sampling import LengthGroupedSampler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from transformers import TrainingArguments
+
     from longline.events import Cell
     from longline.run import Run
+    from longline.trainers import Parts
 
 
 class EvaluationStoppedError(Exception):
@@ -42,6 +45,22 @@ class LonglineTrainer(Trainer):
     stop_on_nonfinite: bool
     wants_logits = False
     """Whether an evaluation is going on that needs the logits of all tokens."""
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared rows.
+
+        Raises:
+            ConfigError: the class refuses something.
+        """
+        return cls(
+            model=parts.model,
+            args=args,
+            train_dataset=parts.train,
+            eval_dataset=parts.eval,
+            data_collator=parts.collator,
+            processing_class=parts.tokenizer,
+        )
 
     def attach(self, run: Run, loss: Callable[..., Any], describe_rows: Callable[[list[int]], str]) -> None:
         """Hand over what the constructor of a Trainer has no place for."""
