@@ -25,17 +25,14 @@ from pydantic import BaseModel, SecretStr
 from longline import __all__ as public_names
 from longline import errors, hookspecs
 from longline.cli import cli
+from longline.config import doors
 from longline.config.attention import ATTENTION
 from longline.config.explain import models_in
-from longline.config.fields import (
-    REFUSED_ADAPTER_FIELDS,
-    REFUSED_TRAINER_FIELDS,
-    TRAINER_CLASSES,
-    loss_types,
-    refused_fields,
-    trainer_fields,
-)
+from longline.config.fields import REFUSED_ADAPTER_FIELDS
 from longline.config.sections import Config, PluginEntry
+from longline.methods import GROUP as METHODS
+from longline.methods import find
+from longline.methods.base import REFUSED
 from longline.plan import TRAINER_DEFAULTS
 from longline.plugins.discovery import GROUP
 
@@ -202,14 +199,13 @@ def _trainer() -> Iterator[str]:
     yield "What Longline assumes when the config is silent; all but the two about logging are the defaults of transformers:"
     yield table(("field", "default"), [(f"`{name}`", code(value)) for name, value in TRAINER_DEFAULTS.items()])
     yield "With evaluation data and no `eval_strategy`, it is `epoch`, or `steps` when `eval_steps` is set. Refused are:"
-    yield refused(REFUSED_TRAINER_FIELDS)
+    yield refused(REFUSED)
     yield "The arguments class of each method, what is refused beside these, and the words for `loss_type`:"
     rows = []
-    for method, (file, name) in TRAINER_CLASSES.items():
-        more = [f"`{field}`" for field in refused_fields(method) if field not in REFUSED_TRAINER_FIELDS]
-        more = [field for field in more if field.strip("`") in trainer_fields(method)]
-        words = [] if method == "simpo" else [f"`{word}`" for word in loss_types(method)]
-        rows.append((f"`{method}`", f"{file.partition('/')[0]}.{name}", ", ".join(more) or "-", ", ".join(words) or "-"))
+    for method in map(find, doors.own(METHODS)):
+        more = [f"`{field}`" for field in method.refused if field not in REFUSED and field in method.fields()]
+        words = [f"`{word}`" for word in method.loss_types()]
+        rows.append((f"`{method.name}`", method.arguments_name, ", ".join(more) or "-", ", ".join(words) or "-"))
     yield table(("method", "class", "refused", "loss_type"), rows)
 
 

@@ -27,9 +27,9 @@ import yaml
 from longline import Plugin, hookimpl, hookspecs
 from longline.cli import COMMANDS, cli, run_cli
 from longline.config import load_config
-from longline.config.fields import trainer_fields
 from longline.config.sections import Config
 from longline.hookspecs import hook_facts
+from longline.methods import find
 from longline.plan import TRAINER_DEFAULTS
 from longline.plugins import Bus, LoadedPlugin
 from longline.testing import merged
@@ -181,7 +181,7 @@ def test_every_config_key_is_documented():
 
 
 def test_the_trainer_defaults_are_those_of_transformers_but_for_logging():
-    known = trainer_fields("sft")
+    known = find("sft").fields()
     differing = {name for name, value in TRAINER_DEFAULTS.items() if known[name].default != value}
     assert differing == {"logging_steps", "logging_first_step"}
 

@@ -13,6 +13,8 @@ import pytest
 from longline.config import fields
 from longline.config.loader import load_config
 from longline.errors import ConfigError
+from longline.methods import find
+from longline.methods.base import REFUSED
 
 BASE = "model: {path: a/b}\ndata: {train: a/b}\noutput_dir: o\n"
 
@@ -50,7 +52,7 @@ def _compare(read: dict[str, fields.LibraryField], real: type) -> None:
 def test_trainer_fields_are_those_of_the_real_class() -> None:
     from transformers import TrainingArguments
 
-    _compare(dict(fields.trainer_fields("sft")), TrainingArguments)
+    _compare(dict(find("sft").fields()), TrainingArguments)
 
 
 def test_adapter_fields_are_those_of_the_real_class() -> None:
@@ -84,23 +86,23 @@ def test_bases_are_followed_into_other_files_and_packages(monkeypatch: pytest.Mo
         encoding="utf-8",
     )
     monkeypatch.syspath_prepend(".")
-    read = fields._fields_of("pretend_trl/dpo.py", "DPOConfig")
-    assert [name for name in read if name not in fields.trainer_fields("sft")] == ["beta", "names"]
+    read = fields.fields_of("pretend_trl.dpo:DPOConfig")
+    assert [name for name in read if name not in find("sft").fields()] == ["beta", "names"]
     assert (read["beta"].default, read["beta"].help, read["logging_steps"].default) == (0.1, "How far.", 10)
     assert read["names"].annotation.fit(["a"])[0]
     assert not read["names"].annotation.fit([1])[0]
 
 
 def test_every_refused_field_is_a_real_one() -> None:
-    assert set(fields.REFUSED_TRAINER_FIELDS) <= set(fields.trainer_fields("sft"))
+    assert set(REFUSED) <= set(find("sft").fields())
     assert set(fields.REFUSED_ADAPTER_FIELDS) <= set(fields.adapter_fields())
 
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from longline.config import fields\n"
-        "assert len(fields.trainer_fields('sft')) > 50 and fields.adapter_fields() and fields.quantization_fields()\n"
-        "assert fields.trainer_fields('sft')['optim'].annotation.words()\n"
+        "import sys; from longline.config import fields; from longline.methods import find\n"
+        "assert len(find('sft').fields()) > 50 and fields.adapter_fields() and fields.quantization_fields()\n"
+        "assert find('sft').fields()['optim'].annotation.words()\n"
         "print(sorted({'torch', 'transformers', 'peft', 'numpy', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,10 +12,11 @@ from pydantic import BaseModel, SecretStr
 
 from longline.cli import run_cli
 from longline.config.document import parse
-from longline.config.fields import TRAINER_CLASSES
 from longline.config.loader import load_config
+from longline.config.method import find, names
 from longline.config.schema import build_schema
 
+METHODS = {name: find(name) for name in names()}
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -35,7 +36,7 @@ class Options(BaseModel):
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    schema = build_schema({"one": Options, "two": Inner})
+    schema = build_schema({"one": Options, "two": Inner}, METHODS)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -106,7 +107,7 @@ def test_the_trainers_fields_depend_on_the_method(validator: jsonschema.Draft202
 
 
 def test_without_plugins_none_is_allowed() -> None:
-    validator = jsonschema.Draft202012Validator(build_schema({}))
+    validator = jsonschema.Draft202012Validator(build_schema({}, METHODS))
     assert errors(validator, plugins=[]) == []
     assert errors(validator, plugins=["one"]) == ["$.plugins"]
 
@@ -119,12 +120,12 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_starter_and_the_examples_are_valid(tmp_path: Path) -> None:
-    starters = [tmp_path / f"{method}.yaml" for method in TRAINER_CLASSES]
+    starters = [tmp_path / f"{method}.yaml" for method in METHODS]
     for path in starters:
         assert run_cli(["new", str(path), "--method", path.stem]) == 0
         assert load_config(path, ["data.train=somebody/rows"]).config.method == path.stem
     examples = [path for path in REPOSITORY.glob("examples/**/*.yaml") if "output_dir" in path.read_text(encoding="utf-8")]
-    validator = jsonschema.Draft202012Validator(build_schema({}))
+    validator = jsonschema.Draft202012Validator(build_schema({}, METHODS))
     for path in [*starters, *examples]:
         node = parse(path.read_text(encoding="utf-8"), str(path))
         assert node is not None

@@ -227,7 +227,7 @@ def model_card(
     """
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     head = ["---", f"base_model: {base}", "library_name: " + ("peft" if adapter else "transformers")]
-    task = "text-generation" if plan.head == "tokens" else "text-classification"
+    task = "text-generation" if plan.output == "tokens" else "text-classification"
     head += [f"pipeline_tag: {task}", "tags: [longline, " + plan.method + (", lora" if adapter else "") + "]", "---"]
     kind = f"an adapter ({adapter}) for `{base}`" if adapter else f"`{base}`, all weights trained"
     return "\n".join(

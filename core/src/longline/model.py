@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from longline.config.attention import lookup
 from longline.errors import LonglineError, ModelError, did_you_mean
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from longline.config.sections import AdapterSection, ModelSection
+    from longline.methods.base import Output
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +138,15 @@ def _read_template(value: str) -> str:
 # --- model ----------------------------------------------------------------------------------------------------------------------
 
 
-Head = Literal["tokens", "score"]
-AUTO_CLASSES: dict[Head, str] = {"tokens": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification"}
+AUTO_CLASSES: dict[Output, str] = {"tokens": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification"}
 """The class of transformers that loads a model by what it puts out: tokens, or one score for a text."""
 WITH_TOWERS = "AutoModelForMultimodalLM"
 """The one for models of tokens that also see pictures or hear sound; they are trained on text."""
-TASKS: dict[Head, str] = {"tokens": "CAUSAL_LM", "score": "SEQ_CLS"}
+TASKS: dict[Output, str] = {"tokens": "CAUSAL_LM", "score": "SEQ_CLS"}
 """The same for peft."""
 
 
-def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> dict[str, Any]:
+def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -> dict[str, Any]:
     """Return the keyword arguments for `from_pretrained`; `dtype` is a resolved type's name.
 
     Raises:
@@ -163,7 +163,7 @@ def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> di
         "model's config", section, lambda: transformers.AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
     )
     _override(config, section.overrides)
-    if head == "score":
+    if output == "score":
         config.num_labels = 1
     kwargs: dict[str, Any] = {
         "pretrained_model_name_or_path": source.path,
@@ -208,7 +208,7 @@ def _override(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
         setattr(config, name, {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value)
 
 
-def load_model(section: ModelSection, kwargs: dict[str, Any], head: Head = "tokens") -> PreTrainedModel:
+def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "tokens") -> PreTrainedModel:
     """Load the weights; `kwargs` as `model_kwargs` made them, perhaps changed by plugins.
 
     Raises:
@@ -218,7 +218,7 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], head: Head = "toke
 
     config = type(kwargs.get("config"))
     towers = config not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    loader: Any = getattr(transformers, WITH_TOWERS if head == "tokens" and towers else AUTO_CLASSES[head])
+    loader: Any = getattr(transformers, WITH_TOWERS if output == "tokens" and towers else AUTO_CLASSES[output])
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
         drop_quantisation_marks(model)
@@ -261,7 +261,7 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 # --- adapter --------------------------------------------------------------------------------------------------------------------
 
 
-def adapter_config(section: AdapterSection, head: Head = "tokens") -> PeftConfig:
+def adapter_config(section: AdapterSection, output: Output = "tokens") -> PeftConfig:
     """Return the peft config that an adapter section asks for.
 
     Raises:
@@ -272,7 +272,7 @@ def adapter_config(section: AdapterSection, head: Head = "tokens") -> PeftConfig
     kinds = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
     fields = section.model_dump(exclude={"type"})
     try:
-        return LoraConfig(task_type=TASKS[head], **{**fields, **kinds[section.type]})
+        return LoraConfig(task_type=TASKS[output], **{**fields, **kinds[section.type]})
     except (TypeError, ValueError) as error:
         raise ModelError(f"adapter: {error}") from error
 

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from longline.config.attention import PackingLayout, lookup
-from longline.config.fields import trainer_fields
+from longline.methods import find
+from longline.methods.base import Fact, Method, Output
+from longline.methods.trl import CHECKPOINTING
 
 if TYPE_CHECKING:
     from longline.config.sections import Config
 
 Layout = Literal["padded", "rows", "flat", "pairs", "labelled", "prompts"]
 Device = Literal["cpu", "cuda", "mps", "xpu"]
-Head = Literal["tokens", "score"]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
@@ -31,43 +32,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "seed": 42,
 }
 """What Longline assumes when `trainer:` is silent. All but the two logging fields are transformers' own defaults."""
-
-
-@dataclass(frozen=True, slots=True)
-class MethodFacts:
-    """What the stages need to know of a method: how its rows are laid out (None: as packing says), what its model puts out, the
-    arguments that make it what it is, and whether rows are prompts that the policy answers in training.
-    """
-
-    layout: Layout | None = None
-    head: Head = "tokens"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def score(self) -> str:
-        """The column of on_completions that tells good rows from bad ones."""
-        return "margin" if self.layout == "pairs" else "reward"
-
-    @property
-    def answers(self) -> bool:
-        """Whether the policy answers prompts in training, and rewards score them."""
-        return self.layout == "prompts"
-
-
-METHODS: dict[str, MethodFacts] = {
-    "sft": MethodFacts(),
-    "dpo": MethodFacts("pairs"),
-    "orpo": MethodFacts("pairs"),
-    "cpo": MethodFacts("pairs"),
-    "simpo": MethodFacts("pairs", arguments={"loss_type": "simpo", "cpo_alpha": 0.0}),
-    "reward": MethodFacts("pairs", head="score"),
-    "kto": MethodFacts("labelled"),
-    "grpo": MethodFacts("prompts"),
-    "rloo": MethodFacts("prompts"),
-}
-"""Every method. SimPO is CPO's trainer with its loss and, unless `trainer.cpo_alpha` says otherwise, without its NLL term."""
-CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
-"""What the argument that trades time for memory is called, the newest name first."""
 _NOT_TOLD = {
     "output_dir",
     "report_to",
@@ -81,8 +45,7 @@ MULTIPLE = 64
 """Matrices whose products a CPU computes in half precision have a multiple of so many rows. oneDNN compiles a kernel for every
 shape and keeps it, so without that each batch has to wait for its own, and memory grows by megabytes a step."""
 PADDING_WHY = "a CPU compiles and keeps a kernel of every shape in half precision"
-GENERATIONS = {"grpo": 8, "rloo": 2}
-"""How many answers trl draws for each prompt unless `trainer.num_generations` says otherwise."""
+_LAYOUTS: dict[str, Layout] = {"PAIR": "pairs", "LABELLED": "labelled", "PROMPT": "prompts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +61,12 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """One line of `longline plan`: a resolved value and where it came from."""
-
-    name: str
-    value: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """The derived facts of a run. Steps are None until `with_rows` told the number of rows (packs count as rows)."""
 
     method: str
     dtype: Literal["float32", "bfloat16", "float16"]
-    layout: Layout
+    packing: PackingLayout | None
     device: Device
     world_size: int
     seed: int
@@ -154,9 +108,19 @@ class Plan:
         return self.output_dir / "log.jsonl"
 
     @property
-    def head(self) -> Head:
+    def output(self) -> Output:
         """What the model puts out: tokens, or one score."""
-        return METHODS[self.method].head
+        return find(self.method).output
+
+    @property
+    def kind(self) -> str:
+        """The place of the method's kind of row."""
+        return find(self.method).kind
+
+    @property
+    def layout(self) -> Layout:
+        """Kind and packing in one word."""
+        return _LAYOUTS.get(self.kind.partition(":")[2]) or self.packing or "padded"
 
     @property
     def checkpointing(self) -> bool:
@@ -175,29 +139,13 @@ class Plan:
         """Return the plan with the number of training rows, and so of optimizer steps, known.
 
         Raises:
-            ValueError: the method takes prompts in groups, and there are fewer than one group.
+            ValueError: there are too few rows for the method to train on.
         """
-        batches = math.ceil(math.ceil(rows / self.world_size) / self.per_device_batch)
-        if METHODS[self.method].answers:
-            batches = self._batches_of_prompts(rows)
+        batches = find(self.method).batches(rows, self)
         per_epoch = max(1, math.ceil(batches / self.accumulation))
         steps = self.max_steps if self.max_steps > 0 else math.ceil(per_epoch * self.epochs)
         why = "trainer.max_steps" if self.max_steps > 0 else f"{rows} rows, {per_epoch} steps an epoch, {self.epochs:g} epochs"
         return replace(self, rows=rows, steps=steps).with_fact("steps", str(steps), why)
-
-    def _batches_of_prompts(self, rows: int) -> int:
-        """Batches of one epoch: a group of prompts is answered at once and trained on `steps_per_generation` times as many
-        batches; prompts that fill no group are left for another epoch's order.
-        """
-        args = self.trainer_args
-        answers = args.get("generation_batch_size") or 0
-        accumulated = args.get("steps_per_generation") or self.accumulation
-        repeats = answers // (self.per_device_batch * self.world_size) if answers else accumulated
-        answers = answers or self.per_device_batch * self.world_size * repeats
-        group = answers // (args.get("num_generations") or GENERATIONS[self.method])
-        if rows < group:
-            raise ValueError(f"{rows} prompts, but {group} are answered at once ({answers} answers for each generation)")
-        return (rows // group if group else 0) * repeats * int(args.get("num_iterations", 1))
 
 
 def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None = None) -> Plan:
@@ -206,7 +154,8 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
     `final` are the trainer's arguments as plugins left them; without it they are the config's, completed.
     """
     dtype, dtype_why = _dtype(config, machine)
-    layout, layout_why = _layout(config)
+    method = find(config.method)
+    packing, packing_why = _packing(config, method)
     args, args_facts = _trainer_args(config, machine)
     if final is not None:
         changed = [name for name in final if name in args and args[name] != final[name]]
@@ -215,12 +164,12 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         args_facts += [Fact(name, str(final[name]), "a plugin, in pre_trainer_args") for name in final if name in shown]
         args = dict(final)
     multiple = MULTIPLE if machine.device == "cpu" and (dtype != "float32" or args.get("bf16") or args.get("fp16")) else None
-    if multiple and METHODS[config.method].answers:
+    if multiple and method.draws_answers:
         args.setdefault("pad_to_multiple_of", multiple)
     plan = Plan(
         method=config.method,
         dtype=dtype,
-        layout=layout,
+        packing=packing,
         device=machine.device,
         world_size=machine.world_size,
         seed=int(args["seed"]),
@@ -242,7 +191,7 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
         Fact("attention", config.model.attn_implementation, "config or default"),
-        Fact("layout", layout, layout_why),
+        Fact("layout", plan.layout, packing_why),
         Fact(
             "batch",
             f"{plan.global_batch} rows a step",
@@ -281,11 +230,11 @@ def _mixed(config: Config, machine: Machine) -> tuple[bool, str]:
     return False, f"auto: this {machine.device} has no fast bfloat16"
 
 
-def _layout(config: Config) -> tuple[Layout, str]:
-    if own := METHODS[config.method].layout:
-        return own, f"method {config.method}"
+def _packing(config: Config, method: Method) -> tuple[PackingLayout | None, str]:
+    if not method.packs:
+        return None, f"method {method.name}"
     if not config.data.packing:
-        return "padded", "data.packing is off"
+        return None, "data.packing is off"
     attention = lookup(config.model.attn_implementation)
     packing: PackingLayout | None = attention.packing if attention else None
     if packing is None:
@@ -295,18 +244,13 @@ def _layout(config: Config) -> tuple[Layout, str]:
 
 def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:
     """The trainer's arguments with Longline's defaults, and a fact for each that the user did not write."""
-    method = METHODS[config.method]
-    args = {**TRAINER_DEFAULTS, **method.arguments, **config.trainer}
+    method = find(config.method)
+    args = {**TRAINER_DEFAULTS, **method.defaults, **config.trainer}
     facts = []
     if not {"bf16", "fp16"} & config.trainer.keys():
         # trl's own default would be another one than transformers'; here one config means the same for every method
         args["bf16"], why = _mixed(config, machine)
         facts.append(Fact("bf16", str(args["bf16"]).lower(), why))
-    if config.method != "sft":
-        # trl would turn it on
-        names = [name for name in CHECKPOINTING if name in trainer_fields(config.method)]
-        if names and not set(names) & config.trainer.keys():
-            args[names[0]] = False
     has_eval = bool(config.data.eval) or config.data.eval_fraction is not None
     if has_eval and not {"eval_strategy", "eval_steps"} & config.trainer.keys():
         args["eval_strategy"] = "epoch"
@@ -314,14 +258,7 @@ def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], lis
     elif has_eval and "eval_strategy" not in config.trainer:
         args["eval_strategy"] = "steps"
         facts.append(Fact("eval_strategy", "steps", "trainer.eval_steps is set"))
-    if method.answers:
-        args["shuffle_dataset"] = config.data.shuffle
-    elif not config.data.shuffle and "train_sampling_strategy" not in config.trainer:
-        args["train_sampling_strategy"] = "sequential"
-        facts.append(Fact("train_sampling_strategy", "sequential", "data.shuffle is off"))
-    elif method.layout == "pairs" and "train_sampling_strategy" not in config.trainer:
-        args["train_sampling_strategy"] = "group_by_length"
-        facts.append(Fact("train_sampling_strategy", "group_by_length", "pairs of like lengths need less padding"))
+    facts += method.settle(args, config, machine)
     if machine.world_size > 1 and "ddp_find_unused_parameters" not in config.trainer:
         args["ddp_find_unused_parameters"] = False
         facts.append(Fact("ddp_find_unused_parameters", "false", "every weight of a causal model takes part in every step"))

@@ -17,7 +17,7 @@ from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, DataError, PluginError
 from longline.parallel import ranks
-from longline.plan import METHODS, build_plan
+from longline.plan import build_plan
 from longline.plugins import plugin_problems, refuse_problems
 
 if TYPE_CHECKING:
@@ -62,12 +62,10 @@ def arguments(state: State) -> Any:
     """Build the arguments object: what its class refuses is known before anything is loaded."""
     from transformers import logging as transformers_logging
 
-    from longline.trainers import method
-
     final = trainer_arguments(state)
     transformers_logging.set_verbosity(logging.WARNING)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    args = method(state.loaded.config.method).arguments(final)
+    args: Any = state.view.method.build_arguments(final)
     if args.n_gpu > 1:
         # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
         state.view.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
@@ -77,14 +75,14 @@ def arguments(state: State) -> Any:
 
 def rewards(state: State) -> Sequence[RewardFunction]:
     """Import what scores answers before anything is loaded: a typo shall not cost the loading of a model."""
-    run, method = state.view, state.loaded.config.method
-    if not METHODS[method].answers:
+    run = state.view
+    if not run.method.draws_answers:
         return ()
     from longline.methods.rewards import refuse_names
 
     found: Sequence[RewardFunction] | None = run.hook.provide_reward_functions(run=run)
     if not found:
-        raise ConfigError(f"{method} needs at least one reward function", hint="rewards: [reasoning_gym], or your own")
+        raise ConfigError(f"{run.method.name} needs at least one reward function", hint="rewards: [reasoning_gym], or your own")
     refuse_names(found)
     return found
 
@@ -167,7 +165,7 @@ def load(state: State, section: ModelSection, tokenizer: Any, role: Role, dtype:
     # New embeddings and adapters start from random numbers: the same ones in every run of this config, on every rank, and in
     # policy and reference.
     set_seed(plan.seed)
-    kwargs = models.model_kwargs(section, dtype or plan.dtype, plan.head)
+    kwargs = models.model_kwargs(section, dtype or plan.dtype, run.output)
     run.hook.pre_model_load(run=run, model_kwargs=kwargs, role=role)
     made = run.hook.provide_model(run=run, model_kwargs=kwargs, role=role)
     if role in (POLICY, REFERENCE):
@@ -186,12 +184,12 @@ def model(state: State, tokenizer: Any) -> Any:
     state.load_model = _loader(state, tokenizer)
     run, config = state.view, state.loaded.config
     made = load(state, config.model, tokenizer, POLICY)
-    if state.plan.layout in ("rows", "flat"):
+    if state.plan.packing:
         models.require_isolation(made)
     run.hook.post_model_load(run=run, model=made, role=POLICY)
     if config.adapter is None:
         return made
-    wanted = models.adapter_config(config.adapter, state.plan.head)
+    wanted = models.adapter_config(config.adapter, run.output)
     models.train_new_tokens(wanted, config.model, tokenizer)
     run.hook.pre_adapter_create(run=run, adapter_config=wanted)
     made = models.attach_adapter(made, wanted, activation_checkpointing=state.plan.checkpointing)
@@ -201,9 +199,7 @@ def model(state: State, tokenizer: Any) -> Any:
 
 def reference(state: State, args: Any, tokenizer: Any) -> Any:
     """Load what the policy is compared with; under an adapter it is the policy with the adapter switched off."""
-    from longline.trainers import method
-
-    if state.loaded.config.adapter is not None or not method(state.loaded.config.method).needs_reference(args):
+    if state.loaded.config.adapter is not None or not state.view.method.has_reference(args):
         return None
     return _frozen(state, state.loaded.config.model, tokenizer, REFERENCE)
 
@@ -241,7 +237,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     """Build the trainer of the method, with what plugins and core answer, and place the further models."""
     from transformers import EarlyStoppingCallback
 
-    from longline.trainers import Parts, method
+    from longline.trainers import Parts
 
     state.phase = "trainer"
     run, config = state.view, state.loaded.config
@@ -257,7 +253,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
         collator=run.hook.provide_collator(run=run, tokenizer=made.tokenizer),
     )
     loss = run.hook.provide_loss(run=run, model=made.model)
-    built: Any = method(config.method).build(parts, args)
+    built: Any = run.method.build(parts, args)
     built.attach(run, loss, parts.describe_rows)
     for further in state.further:
         built.place(further)

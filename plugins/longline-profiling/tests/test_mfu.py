@@ -36,7 +36,7 @@ def llama(**options):
 
 
 def test_a_model_by_hand():
-    counted = flops.count(llama(), "sft")
+    counted = flops.count(llama())
     weights = 2 * LAYER + 300 * 32
     assert (counted.trained, counted.frozen, counted.layers, counted.width) == (weights, 0, 2, WIDTH)
     assert counted.per_token == 6 * weights
@@ -45,12 +45,12 @@ def test_a_model_by_hand():
 
 
 def test_a_head_that_is_the_embedding_counts_once():
-    assert flops.count(llama(tie_word_embeddings=True), "sft").trained == 2 * LAYER + 300 * 32
+    assert flops.count(llama(tie_word_embeddings=True)).trained == 2 * LAYER + 300 * 32
 
 
 def test_lora_is_not_credited_with_gradients_that_it_saves():
     model = get_peft_model(llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    counted = flops.count(model, "sft")
+    counted = flops.count(model)
     adapter = 2 * (4 * (32 + 32) + 4 * (32 + 16))
     assert (counted.trained, counted.frozen) == (adapter, 2 * LAYER + 300 * 32)
     assert counted.per_token == 6 * adapter + 4 * (2 * LAYER + 300 * 32)
@@ -58,13 +58,13 @@ def test_lora_is_not_credited_with_gradients_that_it_saves():
 
 def test_a_copy_that_is_trained_instead_counts_once():
     model = get_peft_model(llama(), LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]))
-    counted = flops.count(model, "sft")
+    counted = flops.count(model)
     assert (counted.trained, counted.frozen) == (2 * 4 * (32 + 32) + 300 * 32, 2 * LAYER)
 
 
 def test_positions_that_are_looked_up_and_transposed_weights():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=64, n_embd=16, n_layer=3, n_head=2))
-    counted = flops.count(model, "sft")
+    counted = flops.count(model)
     assert counted.trained == 3 * (16 * 48 + 16 * 16 + 2 * 16 * 64) + 100 * 16
     assert (counted.layers, counted.width) == (3, 16)
 
@@ -75,22 +75,20 @@ def test_of_experts_those_count_that_a_token_is_sent_to():
         MixtralConfig(vocab_size=50, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, **shape)
     )
     attention, router, expert, head = 4 * 16 * 16, 4 * 16, 3 * 16 * 24, 50 * 16
-    assert flops.count(model, "sft").trained == attention + router + 2 * expert + head
+    assert flops.count(model).trained == attention + router + 2 * expert + head
 
 
 def test_a_reference_runs_forward_unless_it_was_before():
     weights = 2 * LAYER + 300 * 32
-    beside, before = flops.count(llama(), "dpo"), flops.count(llama(), "dpo", precomputed_reference=True)
+    beside, before = flops.count(llama(), reference=True), flops.count(llama())
     assert (beside.per_token, before.per_token) == (8 * weights, 6 * weights)
     assert (beside.per_square, before.per_square) == (16 * 2 * WIDTH, 12 * 2 * WIDTH)
 
 
 def test_no_number_where_none_would_be_true():
-    with pytest.raises(UnknownError, match="grpo"):
-        flops.count(llama(), "grpo")
     unknown = SimpleNamespace(config=SimpleNamespace(hidden_size=4))
     with pytest.raises(UnknownError, match="layers and heads"):
-        flops.count(unknown, "sft")
+        flops.count(unknown)
 
 
 def test_squared_lengths_of_padded_rows_and_of_packs():

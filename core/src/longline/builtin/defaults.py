@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from longline.hookspecs import hookimpl
-from longline.plan import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,14 +38,12 @@ class Defaults:
         """Answer with what `from_pretrained` loads."""
         from longline.model import load_model
 
-        return load_model(run.config.model, model_kwargs, run.plan.head)
+        return load_model(run.config.model, model_kwargs, run.output)
 
     @hookimpl
     def provide_trainer_class(self, run: Run) -> type[Trainer]:
         """Answer with the method's trainer."""
-        from longline.trainers import method
-
-        return method(run.config.method).trainer_class()
+        return run.method.trainer_class()
 
     @hookimpl
     def provide_collator(
@@ -64,8 +61,8 @@ class Defaults:
 
     @hookimpl
     def provide_loss(self, run: Run, model: PreTrainedModel) -> LossFunction:
-        """Answer with the loss of the method's trainer; for sft, with logits of the trained tokens alone."""
-        if METHODS[run.config.method].layout is not None:
+        """Answer with the loss of the method's trainer; for a cross entropy of labels, with logits of the trained tokens alone."""
+        if not run.method.cross_entropy:
             return _method_loss  # trl's trainers look after their logits themselves
         from longline.loss.head import trained_tokens_loss
 

@@ -37,13 +37,15 @@ def command(
     from longline.inference.target import find_target, load
 
     found = find_target(target, "evaluate", overrides, base=base, checkpoint=checkpoint)
+    measure = found.measuring()
+    answer = found.answering() if generate else None
     model, tokenizer = load(found)
     rows = measuring.evaluation_rows(found, tokenizer)
-    measures: dict[str, Any] = measuring.measure_loss(model, tokenizer, rows, batch_size)
+    measures: dict[str, Any] = measure(model, tokenizer, rows, batch_size)
     answers: list[dict[str, Any]] = []
-    if generate:
+    if answer:
         sampling = Sampling(max_new_tokens=max_new_tokens)
-        answers = measuring.predict(model, tokenizer, rows, sampling, batch_size)
+        answers = measuring.predict(model, tokenizer, rows, sampling, batch_size, answer)
         right = sum(answer["exact"] for answer in answers)
         measures |= {"answers": len(answers), "exactly_right": right, "exactly_right_share": right / max(1, len(answers))}
     click.echo(f"{found.name} on {len(rows)} rows")

@@ -12,9 +12,11 @@ import click
 
 from longline.artifacts import write_atomically
 from longline.cli.options import set_option
-from longline.errors import ConfigError, DataError, ModelError
+from longline.errors import DataError, ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from longline.inference.answers import Sampling
 
 
@@ -63,12 +65,9 @@ def command(
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
     found = find_target(target, "generate", overrides, base=base, checkpoint=checkpoint)
-    if found.head == "score" and found.weights:
-        raise ConfigError(
-            f"{found.name} is a reward model: it scores texts and writes none", hint="--base answers with its base"
-        )
+    answer = found.answering()
     model, tokenizer = load(found)
-    talk = _Talk(model, tokenizer, Sampling(max_new_tokens, temperature, top_p), system, raw)
+    talk = _Talk(model, tokenizer, answer, Sampling(max_new_tokens, temperature, top_p), system, raw)
     if file:
         _answer_file(talk, prompts, output, batch_size)
     elif prompt is not None or not sys.stdin.isatty():
@@ -80,8 +79,11 @@ def command(
 class _Talk:
     """A model with the options of this command."""
 
-    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, system: str | None, raw: bool) -> None:
-        self.model, self.tokenizer, self.sampling, self.system, self.raw = model, tokenizer, sampling, system, raw
+    def __init__(
+        self, model: Any, tokenizer: Any, answer: Callable[..., Any], sampling: Sampling, system: str | None, raw: bool
+    ) -> None:
+        self.model, self.tokenizer, self.answer, self.sampling = model, tokenizer, answer, sampling
+        self.system, self.raw = system, raw
 
     def ids(self, messages: list[dict[str, Any]]) -> list[int]:
         """The tokens that the model is given."""
@@ -95,23 +97,11 @@ class _Talk:
 
     def stream(self, messages: list[dict[str, Any]]) -> str:
         """Print the answer as it comes, and return it."""
-        import torch
         from transformers import TextStreamer
 
-        from longline.inference.answers import end_tokens
-
-        ids = self.ids(messages)
-        inputs = torch.tensor([ids], device=self.model.device)
-        with torch.inference_mode():
-            out = self.model.generate(
-                input_ids=inputs,
-                attention_mask=torch.ones_like(inputs),
-                eos_token_id=end_tokens(self.model, self.tokenizer),
-                pad_token_id=self.tokenizer.pad_token_id,
-                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
-                **self.sampling.kwargs(),
-            )
-        text: str = self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+        shown = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        [(_, ids)] = self.answer(self.model, self.tokenizer, [self.ids(messages)], self.sampling, 1, shown)
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
     def chat(self) -> None:
@@ -173,10 +163,8 @@ def _conversation(line: str, where: str) -> list[dict[str, Any]]:
 
 
 def _answer_file(talk: _Talk, prompts: list[_Prompt], output: Path | None, batch_size: int) -> None:
-    from longline.inference.answers import answer_all
-
     ids = [_ids(talk, prompt) for prompt in prompts]
-    answers = dict(answer_all(talk.model, talk.tokenizer, ids, talk.sampling, batch_size))
+    answers = dict(talk.answer(talk.model, talk.tokenizer, ids, talk.sampling, batch_size))
     rows = [
         {"messages": prompt.messages, "answer": talk.tokenizer.decode(answers[index], skip_special_tokens=True).strip()}
         for index, prompt in enumerate(prompts)

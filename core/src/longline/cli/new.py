@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import click
 
+from longline.config.method import find, names
+from longline.config.sections import Config
 from longline.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from longline.methods.base import Method
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_DATA = "train.jsonl"
@@ -58,66 +63,26 @@ COMMON = """\
   learning_rate: $rate
   lr_scheduler_type: cosine
   warmup_steps: 0.03               # below 1: a share of all steps"""
-PAIRS = "preference: prompt, chosen, rejected"
 
 
-@dataclass(frozen=True, slots=True)
-class Starter:
-    """What differs between the methods' configs: what each is, its rows, what comes before the trainer's fields and after."""
-
-    what: str
-    formats: str
-    trainer: str
-    before: str = ""
-    rate: str = "2.0e-4"
-    more: str = ""
-
-    def rest(self) -> str:
-        """The lines from the end of `data` to the end of `trainer`."""
-        head = f"{'' if self.before else chr(10)}trainer:                           # any field of {self.trainer}"
-        parts = (self.before, head, COMMON.replace("$rate", self.rate), self.more)
-        return "\n".join(part for part in parts if part)
-
-
-STARTERS = {
-    "sft": Starter(
-        "supervised fine-tuning",
-        "chat, alpaca, prompt_completion, completion, segments, tokenized",
-        "transformers.TrainingArguments",
-        before="  packing: true                    # several samples in one row, isolated from each other\n",
-    ),
-    "dpo": Starter("direct preference optimisation", PAIRS, "trl.DPOConfig", "", "2.0e-5", "  beta: 0.1"),
-    "kto": Starter(
-        "answers with a label each", "unpaired: prompt, completion, label", "trl.KTOConfig", "", "2.0e-5", "  beta: 0.1"
-    ),
-    "orpo": Starter("preferences by odds ratio", PAIRS, "trl.experimental.orpo.ORPOConfig", "", "2.0e-5", "  beta: 0.1"),
-    "cpo": Starter("contrastive preferences", PAIRS, "trl.experimental.cpo.CPOConfig", "", "2.0e-5", "  beta: 0.1"),
-    "simpo": Starter(
-        "preferences without a reference",
-        PAIRS,
-        "trl.experimental.cpo.CPOConfig",
-        "",
-        "2.0e-5",
-        "  beta: 2.0\n  simpo_gamma: 1.0",
-    ),
-    "reward": Starter("a model that scores answers", PAIRS, "trl.RewardConfig", "", "1.0e-4"),
-    **{
-        method: Starter(
-            "the policy answers, reward functions score",
-            "prompts: prompt, and columns for the reward functions",
-            f"trl.{method.upper()}Config",
-            "\nrewards:                           # installed ones, or package.module:function\n  - reasoning_gym\n",
-            "1.0e-5",
-            "  num_generations: 4               # answers to each prompt\n  max_completion_length: 256",
-        )
-        for method in ("grpo", "rloo")
-    },
-}
+def _rest(method: Method) -> str:
+    """The lines from the end of `data` to the end of `trainer`."""
+    own = method.starter
+    before = f"{own.before}\n\n" if own.before else ""
+    heading = f"{before}trainer:                           # any field of {method.arguments_name}"
+    after = f"{own.data}\n" if own.data else ""
+    return "\n".join(part for part in (f"{after}\n{heading}", COMMON.replace("$rate", own.learning_rate), own.more) if part)
 
 
 @click.command("new")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--method", type=click.Choice(list(STARTERS)), default="sft", show_default=True, help="How to train.")
+@click.option(
+    "--method",
+    type=click.Choice(names()),
+    default=Config.model_fields["method"].default,
+    show_default=True,
+    help="How to train.",
+)
 @click.option("--data", metavar="PATH", help=f"What to train on: a file, a folder, a hub id. Default: {DEFAULT_DATA}.")
 @click.option("--model", metavar="PATH", help=f"A folder, a .gguf file or a hub id. Default: {DEFAULT_MODEL}.")
 def command(path: Path, method: str, data: str | None, model: str | None) -> int:
@@ -127,8 +92,8 @@ def command(path: Path, method: str, data: str | None, model: str | None) -> int
         raise ConfigError(f"{path} exists; `new` never overwrites", hint=hint)
     _refuse_missing(data)
     values = {"model": model or DEFAULT_MODEL, "data": data or DEFAULT_DATA, "output": f"runs/{path.stem}"}
-    starter = STARTERS[method]
-    own = {"method": f"{f'method: {method}':<34} # {starter.what}", "formats": starter.formats, "rest": starter.rest()}
+    asked = find(method)
+    own = {"method": f"{f'method: {method}':<34} # {asked.summary}", "formats": asked.starter.formats, "rest": _rest(asked)}
     text = STARTER.substitute(path=path, **own, **{name: _scalar(value) for name, value in values.items()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

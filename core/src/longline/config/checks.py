@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline.config import fields
 from longline.config.attention import ATTENTION, lookup
 from longline.config.dump import looks_local
 from longline.config.explain import nearest
+from longline.config.method import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class Check:
 
 
 CHECKS: list[Check] = []
-"""Every check, in the order of the config's sections."""
+"""Every check that holds for all methods, in the order of the config's sections; a method has its own beside them."""
 
 
 def check_config(loaded: LoadedConfig, skip: frozenset[str] = frozenset(), *, data_files: bool = True) -> list[Problem]:
@@ -52,7 +52,9 @@ def check_config(loaded: LoadedConfig, skip: frozenset[str] = frozenset(), *, da
             if path
         )
 
-    checks = [check for check in CHECKS if (data_files or not check.data_files) and not touched(check.reads)]
+    # Where the name itself is wrong, nobody knows which method is meant.
+    own = () if touched(("method",)) else find(loaded.config.method).checks()
+    checks = [check for check in (*own, *CHECKS) if (data_files or not check.data_files) and not touched(check.reads)]
     return [problem for check in checks for problem in check.function(loaded)]
 
 
@@ -62,63 +64,6 @@ def _check(*reads: str, data_files: bool = False) -> Callable[[_Function], _Func
         return function
 
     return add
-
-
-# --- method -------------------------------------------------------------------------------------------------------------------
-
-
-@_check("method")
-def method_has_library(loaded: LoadedConfig) -> Iterator[Problem]:
-    """The methods beside sft train with trl."""
-    method = loaded.config.method
-    if not fields.trainer_fields(method):
-        yield loaded.problem(f"{method} needs trl, which is not installed or too old", "method", hint="pip install 'trl>=1.16'")
-
-
-@_check("method", "data.packing", "data.train_on", "data.train", "data.eval")
-def data_fits_method(loaded: LoadedConfig) -> Iterator[Problem]:
-    """Packing and the choice of what is learnt belong to sft."""
-    config = loaded.config
-    if config.method == "sft":
-        return
-    if config.data.packing:
-        yield loaded.problem(
-            f"{config.method} compares whole rows, which cannot be packed", "data", "packing", hint="remove it"
-        )
-    hint = "remove it: completions are learnt, prompts are not"
-    if config.data.train_on is not None:
-        yield loaded.problem(f"means nothing for {config.method}", "data", "train_on", hint=hint)
-    for part in ("train", "eval"):
-        for index, source in enumerate(getattr(config.data, part)):
-            if source.train_on is not None:
-                yield loaded.problem(f"means nothing for {config.method}", "data", part, index, "train_on", hint=hint)
-
-
-@_check("method", "rewards", "plugins")
-def rewards_fit_method(loaded: LoadedConfig) -> Iterator[Problem]:
-    """Methods that draw answers need something that scores them; a plugin may give it."""
-    config = loaded.config
-    if config.method not in ("grpo", "rloo"):
-        if config.rewards:
-            yield loaded.problem(f"{config.method} scores no answers", "rewards", hint="remove them, or use grpo or rloo")
-        return
-    if not config.rewards and not config.plugins:
-        hint = "rewards: [reasoning_gym], or package.module:function"
-        yield loaded.problem(f"{config.method} needs at least one reward function", "method", hint=hint)
-    names = [reward.name or reward.function.rpartition(":")[2] for reward in config.rewards]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield loaded.problem(f"there are two rewards called {name}", "rewards", index, hint="give one of them a `name`")
-
-
-@_check("method", "trainer.loss_type")
-def loss_type_is_known(loaded: LoadedConfig) -> Iterator[Problem]:
-    """A loss that the trainer does not know."""
-    given, known = loaded.config.trainer.get("loss_type"), fields.loss_types(loaded.config.method)
-    for word in given if isinstance(given, list) else [given]:
-        if word is not None and known and word not in known:
-            hint = nearest(str(word), known) or f"one of {', '.join(sorted(known))}"
-            yield loaded.problem(f"{loaded.config.method} has no loss {word!r}", "trainer", "loss_type", hint=hint)
 
 
 # --- model --------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """The fields of other libraries' classes, read from their source: `trainer:`, `adapter:` and `model.quantization`.
 
 A config may name any of some 120 trainer arguments. They are not declared again here: the installed class is parsed with `ast`,
-which takes milliseconds where importing transformers takes seconds, and is right for every version. A new method needs one row
-in `TRAINER_CLASSES`.
+which takes milliseconds where importing transformers takes seconds, and is right for every version.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import ast
 import math
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from longline.config.annotations import Annotation, read_annotation
 from longline.config.document import Keys, Node, dotted
 from longline.config.explain import nearest, shown
+from longline.config.method import written
 from longline.config.secrets import looks_secret
 from longline.config.sections import AdapterSection
 from longline.errors import Problem
@@ -26,98 +26,10 @@ from longline.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-TRAINER_CLASSES: dict[str, tuple[str, str]] = {
-    "sft": ("transformers/training_args.py", "TrainingArguments"),
-    "dpo": ("trl/trainer/dpo_config.py", "DPOConfig"),
-    "kto": ("trl/trainer/kto_config.py", "KTOConfig"),
-    "orpo": ("trl/experimental/orpo/orpo_config.py", "ORPOConfig"),
-    "cpo": ("trl/experimental/cpo/cpo_config.py", "CPOConfig"),
-    "simpo": ("trl/experimental/cpo/cpo_config.py", "CPOConfig"),
-    "grpo": ("trl/trainer/grpo_config.py", "GRPOConfig"),
-    "rloo": ("trl/trainer/rloo_config.py", "RLOOConfig"),
-    "reward": ("trl/trainer/reward_config.py", "RewardConfig"),
-}
-"""Method to the file and class of its arguments; base classes are followed, also into other files and packages."""
-
-_LORA = ("peft/tuners/lora/config.py", "LoraConfig")
-_BITSANDBYTES = ("transformers/utils/quantization_config.py", "BitsAndBytesConfig")
+_LORA = "peft.tuners.lora.config:LoraConfig"
+_BITSANDBYTES = "transformers.utils.quantization_config:BitsAndBytesConfig"
 _LAZY_HOMES = {("transformers", "TrainingArguments"): "transformers/training_args.py"}
-
-_TRACKER = "Longline's own log is log.jsonl; trackers are plugins"
-_HUB = "Longline does not push; upload <output_dir>/model with `hf upload` after the run"
-_DATA_SECTION = "the config's `data` section decides what is trained and evaluated on"
-_COLLATOR = "Longline's collator decides which columns reach the model"
-_KERNELS = "kernels are plugins, so that one that does not fit is an error"
-REFUSED_TRAINER_FIELDS: dict[str, str] = {
-    "output_dir": "set `output_dir` at the top of the config",
-    "resume_from_checkpoint": "use `longline train CONFIG --resume`",
-    "report_to": _TRACKER,
-    "run_name": _TRACKER,
-    "project": _TRACKER,
-    "trackio_space_id": _TRACKER,
-    "trackio_bucket_id": _TRACKER,
-    "trackio_static_space_id": _TRACKER,
-    "push_to_hub": _HUB,
-    "hub_token": _HUB,
-    "hub_private_repo": _HUB,
-    "hub_model_id": _HUB,
-    "hub_strategy": _HUB,
-    "hub_always_push": _HUB,
-    "hub_revision": _HUB,
-    "do_train": _DATA_SECTION,
-    "do_eval": _DATA_SECTION,
-    "do_predict": _DATA_SECTION,
-    "remove_unused_columns": _COLLATOR,
-    "label_names": _COLLATOR,
-    "use_liger_kernel": _KERNELS,
-    "liger_kernel_config": _KERNELS,
-    "disable_tqdm": "Longline shows its own progress line",
-    "logging_nan_inf_filter": "use `nonfinite_loss: continue` to go on after a loss that is NaN or infinite",
-    "enable_jit_checkpoint": "Longline itself saves a checkpoint when it is told to stop",
-    "auto_find_batch_size": "the plan fixes the batch; set `per_device_train_batch_size` and `gradient_accumulation_steps`",
-    "local_rank": "use `longline train CONFIG --nproc N`, or torchrun",
-}
-"""Arguments that Longline sets itself, or that would do nothing under it: what to use instead."""
-
-_MODEL_SECTION = "the config's `model` section says what is loaded and how"
-_TABLES = "the plugin `completions` keeps and shows them"
-_NO_ENCODER = "Longline trains causal models; this is for encoder-decoders"
-_OF_TRL: dict[str, str] = {
-    "model_init_kwargs": _MODEL_SECTION,
-    "trust_remote_code": "use `model.trust_remote_code`",
-    "pad_token": "use `model.tokenizer.pad_token`",
-    "eos_token": "use `model.tokenizer.eos_token`",
-    "chat_template_path": "use `model.tokenizer.chat_template`",
-    "max_length": "use `data.max_length`",
-    "truncation_mode": "Longline cuts the end off; see `data.too_long`",
-    "padding_value": _COLLATOR,
-    "padding_free": "trl does not implement it at present",
-    "dataset_num_proc": "Longline prepares data in batches; nothing to set",
-    "is_encoder_decoder": _NO_ENCODER,
-    "generate_during_eval": "it needs another tracker; use `longline generate RUN` after the run",
-    "shuffle_dataset": "use `data.shuffle`",
-    "reward_weights": "give each of `rewards` its `weight`",
-    "log_completions": _TABLES,
-    "log_completions_hub_repo": _TABLES,
-    "log_unique_prompts": _TABLES,
-    "log_multimodal": _TABLES,
-    "num_completions_to_print": _TABLES,
-}
-_OF_METHOD: dict[str, dict[str, str]] = {
-    "dpo": {"pad_to_multiple_of": _COLLATOR},
-    "reward": {"pad_to_multiple_of": _COLLATOR},
-    "kto": {
-        "pad_to_multiple_of": _COLLATOR,
-        "train_sampling_strategy": "batches are fixed, because KTO pairs the rows of each; `data.shuffle` mixes them once",
-        "precompute_ref_log_probs": "each batch pairs its rows anew, so nothing can be computed before",
-        "precompute_ref_batch_size": "each batch pairs its rows anew, so nothing can be computed before",
-    },
-    "orpo": {"max_completion_length": _NO_ENCODER},
-    "cpo": {"max_completion_length": _NO_ENCODER},
-    "simpo": {"max_completion_length": _NO_ENCODER, "loss_type": "method simpo is this loss; use method cpo for the others"},
-    "grpo": {"train_sampling_strategy": "prompts come in groups; `data.shuffle` decides about their order"},
-    "rloo": {"train_sampling_strategy": "prompts come in groups; `data.shuffle` decides about their order"},
-}
+"""Where a name really is whose package takes ten times as long to parse as its file."""
 
 REFUSED_ADAPTER_FIELDS: dict[str, str] = {
     "peft_type": "use `adapter.type`",
@@ -191,57 +103,53 @@ class LibraryField:
     help: str = ""
 
 
-def trainer_fields(method: str) -> Mapping[str, LibraryField]:
-    """Every argument of the method's arguments class; empty for an unknown method or when the library is not installed."""
-    return _fields_of(*TRAINER_CLASSES[method]) if method in TRAINER_CLASSES else {}
-
-
-def refused_fields(method: str) -> Mapping[str, str]:
-    """The arguments of the method's class that are not set under `trainer`, each with what to use instead."""
-    trl = _OF_TRL if TRAINER_CLASSES.get(method, ("",))[0].startswith("trl/") else {}
-    return {**REFUSED_TRAINER_FIELDS, **trl, **_OF_METHOD.get(method, {})}
-
-
-@cache
-def loss_types(method: str) -> tuple[str, ...]:
-    """The words that the method's config and trainer compare `loss_type` with; trl finds out about others in the first step."""
-    config = TRAINER_CLASSES.get(method, ("", ""))[0]
-    files = [_locate(config), _locate(config.replace("_config.py", "_trainer.py"))] if config.startswith("trl/") else []
-    words: list[str] = []
-    for node in (node for path in files if path for node in ast.walk(_module(path))):
-        if isinstance(node, ast.Compare) and ast.unparse(node.left).rpartition(".")[2] == "loss_type":
-            words += [item.value for item in ast.walk(node) if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-    return tuple(dict.fromkeys(words))
-
-
 def adapter_fields() -> Mapping[str, LibraryField]:
     """Every field of peft.LoraConfig and its base classes; empty when peft is not installed."""
-    return _fields_of(*_LORA)
+    return fields_of(_LORA)
 
 
 def quantization_fields() -> Mapping[str, LibraryField]:
     """Every argument of transformers.BitsAndBytesConfig; empty when transformers is not installed."""
-    return _fields_of(*_BITSANDBYTES)
+    return fields_of(_BITSANDBYTES)
 
 
 # --- reading the source -------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _fields_of(file: str, name: str) -> dict[str, LibraryField]:
-    path = _locate(file)
+def fields_of(place: str) -> Mapping[str, LibraryField]:
+    """Every field of the class at `package.module:Class`, its base classes' included; empty when it is not installed."""
+    module, _, name = place.partition(":")
+    path = _module_file(module)
     found = _find_class(path, name) if path else None
     if found is None:
         return {}
-    if any(isinstance(item, ast.AnnAssign) for item in found[0].body):
-        return dict(_dataclass_fields(*found))
-    return {item.name: item for item in _constructor_fields(*found)}
+    if any(isinstance(item, ast.FunctionDef) and item.name == "__init__" for item in found[0].body):
+        return {item.name: item for item in _constructor_fields(*found)}
+    return dict(_dataclass_fields(*found))
+
+
+@cache
+def compared(modules: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """The words that the source of `modules` compares a variable or attribute `name` with, in their order."""
+    words: list[str] = []
+    for node in (node for path in map(_module_file, modules) if path for node in ast.walk(_module(path))):
+        if isinstance(node, ast.Compare) and ast.unparse(node.left).rpartition(".")[2] == name:
+            words += [item.value for item in ast.walk(node) if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return tuple(dict.fromkeys(words))
+
+
+def _module_file(module: str) -> Path | None:
+    file = module.replace(".", "/")
+    return _locate(f"{file}.py") or _locate(f"{file}/__init__.py")
 
 
 def _locate(file: str) -> Path | None:
     """A file inside an installed package. Only the top package is asked for, because finding a submodule imports its parent."""
     package, _, rest = file.partition("/")
-    spec = find_spec(package)
+    spec = find_spec(package.removesuffix(".py"))
+    if spec and not rest:
+        return Path(spec.origin) if spec.origin and not spec.submodule_search_locations else None
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
     return next((folder / rest for folder in folders if (folder / rest).is_file()), None)
 
@@ -253,7 +161,7 @@ def _module(path: Path) -> ast.Module:
 
 def _find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
     """A class by the name that it has in a file: defined there, or imported from another file."""
-    for item in _module(path).body:
+    for item in _statements(_module(path).body):  # a package that imports late names its parts under TYPE_CHECKING alone
         if isinstance(item, ast.ClassDef) and item.name == name:
             return item, path
         if isinstance(item, ast.ImportFrom):
@@ -266,17 +174,30 @@ def _find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
 
 def _imported_file(path: Path, item: ast.ImportFrom, name: str) -> Path | None:
     if not item.level:
-        module = item.module or ""
-        return _locate(_LAZY_HOMES.get((module, name), f"{module.replace('.', '/')}.py"))
+        home = _LAZY_HOMES.get((item.module or "", name))
+        return _locate(home) if home else _module_file(item.module or "")
     folder = path.parents[item.level - 1].joinpath(*(item.module or "").split("."))
     return next((file for file in (folder.with_suffix(".py"), folder / "__init__.py") if file.is_file()), None)
+
+
+def _base(path: Path, written: ast.expr) -> tuple[ast.ClassDef, Path] | None:
+    """A base class as the file writes it: `TrainingArguments`, or `transformers.TrainingArguments`."""
+    if isinstance(written, ast.Name):
+        return _find_class(path, written.id)
+    if not isinstance(written, ast.Attribute):
+        return None
+    module = ast.unparse(written.value)
+    aliases = (alias for item in _module(path).body if isinstance(item, ast.Import) for alias in item.names)
+    real = next((alias.name for alias in aliases if alias.asname == module), module)
+    home = _LAZY_HOMES.get((real, written.attr))
+    target = _locate(home) if home else _module_file(real)
+    return _find_class(target, written.attr) if target else None
 
 
 def _dataclass_fields(cls: ast.ClassDef, path: Path) -> Iterator[tuple[str, LibraryField]]:
     """Base classes first, as dataclasses have it; names that start with `_` are not arguments."""
     for base in cls.bases:
-        found = _find_class(path, base.id) if isinstance(base, ast.Name) else None
-        if found:
+        if found := _base(path, base):
             yield from _dataclass_fields(*found)
     constants = _constants(cls)
     for item in cls.body:
@@ -289,21 +210,19 @@ def _dataclass_fields(cls: ast.ClassDef, path: Path) -> Iterator[tuple[str, Libr
 
 def _constants(cls: ast.ClassDef) -> dict[str, ast.expr]:
     """Names that the class body assigns exactly once: what a branch assigns again depends on the machine."""
-    assigned = [
-        (target.id, item.value) for item in _assignments(cls.body) for target in item.targets if isinstance(target, ast.Name)
-    ]
+    assignments = [item for item in _statements(cls.body) if isinstance(item, ast.Assign)]
+    assigned = [(target.id, item.value) for item in assignments for target in item.targets if isinstance(target, ast.Name)]
     times = Counter(name for name, _ in assigned)
     return {name: value for name, value in assigned if times[name] == 1}
 
 
-def _assignments(body: Iterable[ast.stmt]) -> Iterator[ast.Assign]:
-    """Those of a body and of its branches; what methods assign is their own."""
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Those of a body and of its branches; what functions and classes hold is their own."""
     for item in body:
-        if isinstance(item, ast.Assign):
-            yield item
-        elif not isinstance(item, (ast.FunctionDef, ast.ClassDef)):
+        yield item
+        if not isinstance(item, (ast.FunctionDef, ast.ClassDef)):
             for part in ("body", "orelse", "finalbody"):
-                yield from _assignments(getattr(item, part, ()))
+                yield from _statements(getattr(item, part, ()))
 
 
 def _default(value: ast.expr | None, constants: Mapping[str, ast.expr]) -> tuple[Any, str]:
@@ -372,11 +291,10 @@ def check_fields(root: Node, skip: Iterable[str] = ()) -> list[Problem]:
 
     Text that stands for a number (`${EPOCHS}`, or quoted) becomes one in the tree, so that the library is handed its own type.
     """
-    node = root.child("method")
-    method = str(node.value) if node else "sft"
+    method = written(root)
     # A class is read only when the config has its section: parsing the source is most of what a check costs.
     sections: list[tuple[Keys, Callable[[], Mapping[str, LibraryField]], Mapping[str, str], Iterable[str]]] = [
-        (("trainer",), partial(trainer_fields, method), refused_fields(method), ()),
+        *([(("trainer",), method.fields, method.refused, ())] if method else []),
         (("adapter",), adapter_fields, REFUSED_ADAPTER_FIELDS, AdapterSection.model_fields),
         (("model", "quantization"), quantization_fields, {}, ()),
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from longline.config import checks, document, fields
+from longline.config import checks, document, fields, method
 from longline.config.document import Key, Keys, Node, Place, dotted
 from longline.config.explain import explain, models_in
 from longline.config.secrets import MASK
@@ -93,6 +93,7 @@ def read_config(
     _write_out(root, problems)
     env_refs = _substitute(root, os.environ if environ is None else environ, problems)
     problems += _masked(root)
+    problems += method.check_name(root)
     bad = {problem.path for problem in problems if problem.path and problem.where}
     problems += fields.check_fields(root, bad)
     bad |= {problem.path for problem in problems if problem.path}
@@ -328,8 +329,8 @@ def _elsewhere(problem: Problem, root: Node) -> Problem:
     name = problem.path.rpartition(".")[2]
     if problem.message != "unknown key" or (problem.hint or "").startswith("did you mean"):
         return problem
-    method = root.child("method")
-    homes = {"": set(Config.model_fields), "trainer": set(fields.trainer_fields(str(method.value) if method else "sft"))}
+    asked = method.written(root)
+    homes = {"": set(Config.model_fields), "trainer": set(asked.fields()) if asked else set()}
     for section, info in Config.model_fields.items():
         for model in models_in(info.annotation):
             homes[section] = set(model.model_fields)

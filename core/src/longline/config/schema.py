@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from longline.config.fields import LibraryField
+    from longline.methods.base import Method
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "description": "A value from the environment."}
 _REF = {"$ref": "#/$defs/Reference"}
 
 
-def build_schema(option_models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+def build_schema(option_models: Mapping[str, type[BaseModel]], methods: Mapping[str, Method]) -> dict[str, Any]:
     """The schema of a config whose plugins may be any of `option_models` (plugin name to its options model).
 
-    What `trainer` may hold depends on `method`.
+    What `trainer` may hold depends on `method`, which may be any of `methods` (by name).
     """
     schema = Config.model_json_schema()
     definitions = schema["$defs"]
@@ -36,7 +37,7 @@ def build_schema(option_models: Mapping[str, type[BaseModel]]) -> dict[str, Any]
     for name in ("train", "eval"):
         _one_or_more(definitions["DataSection"]["properties"][name])
     _one_or_more(properties["rewards"])
-    _trainers(schema, definitions)
+    _trainers(schema, definitions, methods)
     adapter = definitions["AdapterSection"]
     extra = _library(fields.adapter_fields(), fields.REFUSED_ADAPTER_FIELDS)["properties"]
     adapter["properties"] = {**extra, **adapter["properties"]}
@@ -49,21 +50,23 @@ def build_schema(option_models: Mapping[str, type[BaseModel]]) -> dict[str, Any]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **allowed, "title": "Longline config"}
 
 
-def _trainers(schema: dict[str, Any], definitions: dict[str, Any]) -> None:
-    """The trainer's fields of each method; those that are the same as sft's refer to them, since there are a hundred."""
-    own = {method: _library(fields.trainer_fields(method), fields.refused_fields(method)) for method in fields.TRAINER_CLASSES}
-    common = own["sft"]["properties"]
+def _trainers(schema: dict[str, Any], definitions: dict[str, Any], methods: Mapping[str, Method]) -> None:
+    """The trainer's fields of each method; those that are the same as the default's refer to them: there are a hundred."""
+    properties = schema["properties"]
+    usual = properties["method"]["default"]
+    properties["method"] = {**properties["method"], "enum": list(methods)}
+    own = {name: _library(method.fields(), method.refused) for name, method in methods.items()}
+    common = dict(own[usual]["properties"])
     schema["allOf"] = []
     for method, trainer in own.items():
-        if method != "sft":
+        given: dict[str, Any] = {"properties": {"method": {"const": method}}}
+        if method != usual:
+            given["required"] = ["method"]
             trainer["properties"] = {
-                name: {"$ref": f"#/$defs/trainer.sft/properties/{name}"} if common.get(name) == field else field
+                name: {"$ref": f"#/$defs/trainer.{usual}/properties/{name}"} if common.get(name) == field else field
                 for name, field in trainer["properties"].items()
             }
         definitions[f"trainer.{method}"] = trainer
-        given: dict[str, Any] = {"properties": {"method": {"const": method}}}
-        if method != "sft":
-            given["required"] = ["method"]
         schema["allOf"].append({"if": given, "then": {"properties": {"trainer": _or_null(f"trainer.{method}")}}})
     described = schema["properties"]["trainer"].get("description", "")
     schema["properties"]["trainer"] = _nullable({"type": "object", "description": described})

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-Method = Literal["sft", "dpo", "kto", "orpo", "cpo", "simpo", "grpo", "rloo", "reward"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
 Format = Literal[
@@ -270,8 +269,8 @@ def _plugin_entries(value: Any) -> Any:
 class Config(Section):
     """One run, from data to a tuned model."""
 
-    method: Method = "sft"
-    """How the model is trained."""
+    method: str = "sft"
+    """How the model is trained: a method of Longline, or one that a plugin brings."""
     model: ModelSection
     """The model that is tuned."""
     adapter: AdapterSection | None = None
@@ -281,7 +280,7 @@ class Config(Section):
     trainer: dict[str, Any] = {}
     """Fields of the method's own arguments class: transformers.TrainingArguments for sft, trl's config for the others."""
     rewards: Annotated[list[RewardSection], BeforeValidator(_rewards)] = []
-    """grpo, rloo: the functions that score what the policy answered; one or a list."""
+    """For methods that draw answers: the functions that score what the policy answered; one or a list."""
     plugins: Annotated[list[PluginEntry], BeforeValidator(_plugin_entries)] = []
     """A list of names, or a mapping of names to options; the order is the order of calls."""
     early_stopping: EarlyStoppingSection | None = None

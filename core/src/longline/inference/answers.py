@@ -40,8 +40,12 @@ def answer_all(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     batch_size: int = 16,
+    streamer: Any = None,
 ) -> Iterator[tuple[int, list[int]]]:
-    """Answer prompts of token ids in left-padded batches of like length; yields (index of the prompt, new token ids)."""
+    """Answer prompts of token ids in left-padded batches of like length; yields (index of the prompt, new token ids).
+
+    `streamer`, for a single prompt, is handed the tokens as they come, as `model.generate` hands them.
+    """
     import torch
 
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -58,6 +62,7 @@ def answer_all(
                 attention_mask=torch.tensor(mask, device=model.device),
                 eos_token_id=ends,
                 pad_token_id=pad,
+                streamer=streamer,
                 **sampling.kwargs(),
             )
         for index, row in zip(batch, out[:, width:].tolist(), strict=True):

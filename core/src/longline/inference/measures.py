@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from longline.inference.target import Target
+
+Answering = Callable[..., Iterator[tuple[int, list[int]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,7 @@ def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
         ConfigError: the target has no config, or the config no evaluation data.
     """
     if target.loaded is None:
-        raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
-    config = target.loaded.config
-    if config.method != "sft":
-        raise ConfigError(
-            f"evaluate measures answers that are known, and {config.method} has rows of another kind",
-            hint="its own measures are in log.jsonl; an sft config with this model's path measures it on answers",
-        )
+        raise ConfigError("there is no evaluation data without a config")
     data = stages.data(target.state, tokenizer, alone=True).eval
     if data is None or not len(data):
         raise ConfigError("this config has no evaluation data", hint="set data.eval or data.eval_fraction")
@@ -96,17 +92,22 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def predict(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Any, sampling: Sampling, batch_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Any,
+    sampling: Sampling,
+    batch_size: int,
+    answer: Answering = answer_all,
 ) -> list[dict[str, Any]]:
-    """Answer every example of `rows`; returns prompt, reference, answer and whether they are the same to the letter."""
+    """Answer every example of `rows` by `answer`; returns prompt, reference, answer and whether they are the same to the letter."""
     cut = examples(rows, tokenizer)
-    answers = dict(answer_all(model, tokenizer, [example.prompt for example in cut], sampling, batch_size))
+    answers = dict(answer(model, tokenizer, [example.prompt for example in cut], sampling, batch_size))
     return [
         {
             "prompt": tokenizer.decode(example.prompt, skip_special_tokens=False),
             "reference": example.reference,
-            "answer": (answer := _text(tokenizer, answers[index])),
-            "exact": answer == example.reference,
+            "answer": (given := _text(tokenizer, answers[index])),
+            "exact": given == example.reference,
         }
         for index, example in enumerate(cut)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,9 @@ from longline import artifacts, stages
 from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, ModelError
+from longline.methods import find
+from longline.methods.base import Method
 from longline.model import load_tokenizer
-from longline.plan import METHODS, Head
 from longline.run import open_run
 
 if TYPE_CHECKING:
@@ -37,9 +38,23 @@ class Target:
     weights: Path | None = None
 
     @property
-    def head(self) -> Head:
-        """What the model puts out: tokens, or one score after a reward run."""
-        return METHODS[self.loaded.config.method].head if self.loaded and self.run_dir else "tokens"
+    def method(self) -> Method | None:
+        """The method that the model was tuned with; None for a model as it came."""
+        return find(self.loaded.config.method) if self.loaded and self.weights else None
+
+    def answering(self) -> Callable[..., Iterator[tuple[int, list[int]]]]:
+        """The function by which the model answers. Raises ConfigError where it has none."""
+        return (self.method or Method()).answering(self.name)
+
+    def measuring(self) -> Callable[..., dict[str, float]]:
+        """The function that measures the model on rows of the config's method.
+
+        Raises:
+            ConfigError: the target has no config, or the method no measure.
+        """
+        if self.loaded is None:
+            raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
+        return find(self.loaded.config.method).measuring(self.name)
 
     @property
     def name(self) -> str:
@@ -76,6 +91,8 @@ def find_target(
 def _opened(loaded: LoadedConfig, command: Command, run_dir: Path | None = None, weights: Path | None = None) -> Target:
     state = open_run(loaded, command)
     state.tuned = weights
+    if weights is None:
+        state.output = Method.output
     stages.trainer_arguments(state)
     return Target(loaded.config.model, state, loaded, run_dir, weights)
 

@@ -19,6 +19,7 @@ from longline.config.dump import dump_resolved
 from longline.config.secrets import Secrets
 from longline.errors import LonglineError
 from longline.events import Alert, AlertLevel, Summary
+from longline.methods import find
 from longline.plugins.bus import Bus, Contained, HookRelay
 from longline.plugins.metrics import numbers
 from longline.process.signals import StopRequest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
     from longline.events import Role
+    from longline.methods.base import Method, Output
     from longline.plan import Plan
     from longline.plugins.account import Account
     from longline.plugins.base import LoadedPlugin
@@ -70,6 +72,8 @@ class State:
         self.restored: Mapping[str, Any] = {}
         """What `Plugin.restore` is handed when a resumed run begins to train, by plugin."""
         self.tuned: Path | None = None
+        self.method = find(loaded.config.method)
+        self.output: Output = self.method.output
         self.seconds: Callable[[], dict[str, float]] = dict
         """How long each stage took so far."""
         self.trainer: Any = None
@@ -144,6 +148,16 @@ class Run:
     def plan(self) -> Plan:
         """Every derived fact; built again after `pre_trainer_args`, and completed when the data is there."""
         return self._state.plan
+
+    @property
+    def method(self) -> Method:
+        """The method that the config names: what it needs, tells and compares with."""
+        return self._state.method
+
+    @property
+    def output(self) -> Output:
+        """What the model puts out: tokens, or one score; the untuned base of a reward model puts out tokens."""
+        return self._state.output
 
     @property
     def command(self) -> Command:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -11,10 +11,10 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from longline.methods.rewards import guarded
 from longline.trainers.compact import compact_fused_head
-from longline.trainers.trl import TrlTrainer, construct
+from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
     from longline.events import Cell
     from longline.trainers import Parts
@@ -25,6 +25,29 @@ class AnsweringTrainer(TrlTrainer):
 
     Scores and row ids go with the answers through trl's shuffling and splitting, so that every step tells of its own rows.
     """
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared prompts.
+
+        trl would load the reference itself; with `beta` 0 it leaves that out, so it is told so until it has ours.
+
+        Raises:
+            ConfigError: trl refuses something.
+        """
+        options = cast("Any", args)
+        beta, sync = options.beta, options.sync_ref_model
+        options.reward_weights = [reward.weight for reward in parts.rewards]
+        if parts.reference is not None:
+            options.beta, options.sync_ref_model = 0.0, False
+        functions = [guarded(reward, parts.describe_rows) for reward in parts.rewards]
+        trainer = cls.construct(parts, args, reward_funcs=functions)
+        options.sync_ref_model = sync
+        options.beta = cast("Any", trainer).beta = beta
+        trainer.data_collator = parts.collator
+        if parts.reference is not None:
+            trainer.adopt_reference(parts.reference)
+        return trainer
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Keep the scores [answers of all ranks, functions]."""
@@ -83,31 +106,3 @@ class AnsweringTrainer(TrlTrainer):
         prepared = self.ref_model = self.place(model)
         if args.sync_ref_model:
             self.add_callback(SyncRefModelCallback(ref_model=prepared, accelerator=self.accelerator))
-
-
-def needs_reference(args: TrainingArguments) -> bool:
-    """With `beta` 0 the distance to the reference costs nothing."""
-    return bool(cast("Any", args).beta)
-
-
-def build_answering(parts: Parts, args: TrainingArguments, name: str) -> Trainer:
-    """Build the trainer of prepared prompts.
-
-    trl would load the reference itself; with `beta` 0 it leaves that out, so it is told so until it has ours.
-
-    Raises:
-        ConfigError: trl refuses something.
-    """
-    options = cast("Any", args)
-    beta, sync = options.beta, options.sync_ref_model
-    options.reward_weights = [reward.weight for reward in parts.rewards]
-    if parts.reference is not None:
-        options.beta, options.sync_ref_model = 0.0, False
-    functions = [guarded(reward, parts.describe_rows) for reward in parts.rewards]
-    trainer = construct(parts, args, name, reward_funcs=functions)
-    options.sync_ref_model = sync
-    options.beta = trainer.beta = beta
-    trainer.data_collator = parts.collator
-    if parts.reference is not None:
-        trainer.adopt_reference(parts.reference)
-    return cast("Trainer", trainer)

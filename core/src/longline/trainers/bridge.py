@@ -11,7 +11,6 @@ from transformers import TrainerCallback
 
 from longline.events import Completions
 from longline.parallel.ranks import most
-from longline.plan import METHODS
 from longline.plugins.metrics import Metrics
 from longline.trainers.plugin_states import restore
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
@@ -102,8 +101,8 @@ class HookBridge(TrainerCallback):
         """Tell what this step was made of; methods that compare nothing have noted nothing."""
         rows = self.trainer.take_noted()
         if rows:
-            method = self.run.config.method
-            completions = Completions(method, tuple(rows), METHODS[method].score)
+            columns = self.run.method.completions
+            completions = Completions(self.run.config.method, tuple(rows), columns.score if columns else "")
             self.run.hook.on_completions(run=self.run, completions=completions, step=step)
 
     def _asked_to_stop(self) -> bool:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from trl import DPOConfig
 from trl import DPOTrainer as TrlDPOTrainer
 
-from longline.trainers.trl import TrlTrainer, construct, policy_and_reference, trl_arguments
+from longline.trainers.trl import TrlTrainer, policy_and_reference
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
     from longline.trainers import Parts
 
@@ -21,6 +20,13 @@ PRECOMPUTED = ("ref_chosen_logps", "ref_rejected_logps")
 
 class DPOTrainer(TrlTrainer, TrlDPOTrainer):
     """trl's trainer, which tells of its pairs and their rewards: beta times the log ratio of policy and reference."""
+
+    called = "trl.DPOTrainer"
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
+        return cls.construct(parts, args, ref_model=parts.reference, data_collator=with_precomputed(parts.collator))
 
     def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Return trl's loss, and note the batch if anybody wants to know."""
@@ -63,26 +69,3 @@ def with_precomputed(collator: Callable[[list[dict[str, Any]]], Any]) -> Callabl
         return batch
 
     return collate
-
-
-def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
-    """Build trl's DPOConfig. Raises ConfigError for what it refuses."""
-    return trl_arguments(DPOConfig, trainer_args)
-
-
-def needs_reference(args: TrainingArguments) -> bool:
-    """Without precomputed log probabilities the reference runs beside the policy."""
-    return not cast("Any", args).precompute_ref_log_probs
-
-
-def trainer_class() -> type[Trainer]:
-    """Return the core's trainer for dpo."""
-    return DPOTrainer
-
-
-def build(parts: Parts, args: TrainingArguments) -> Trainer:
-    """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
-    trainer: Trainer = construct(
-        parts, args, "DPOTrainer", ref_model=parts.reference, data_collator=with_precomputed(parts.collator)
-    )
-    return trainer

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
 
-from trl import KTOConfig
 from trl import KTOTrainer as TrlKTOTrainer
 
-from longline.trainers.trl import TrlTrainer, construct, policy_and_reference, trl_arguments
+from longline.trainers.trl import TrlTrainer, policy_and_reference
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
     from longline.events import Cell
     from longline.trainers import Parts
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
 
 class KTOTrainer(TrlTrainer, TrlKTOTrainer):
     """trl's trainer, which tells of its rows and their rewards: beta times the log ratio of policy and reference."""
+
+    called = "trl.KTOTrainer"
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared rows with labels. Raises ConfigError for what trl refuses."""
+        return cls.construct(parts, args, ref_model=parts.reference, data_collator=parts.collator)
 
     def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Return trl's loss, and note the batch if anybody wants to know."""
@@ -38,24 +44,3 @@ class KTOTrainer(TrlTrainer, TrlKTOTrainer):
 
         self.note(rows)
         return result
-
-
-def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
-    """Build trl's KTOConfig. Raises ConfigError for what it refuses."""
-    return trl_arguments(KTOConfig, trainer_args)
-
-
-def needs_reference(args: TrainingArguments) -> bool:
-    """The reference always runs beside the policy."""
-    return True
-
-
-def trainer_class() -> type[Trainer]:
-    """Return the core's trainer for kto."""
-    return KTOTrainer
-
-
-def build(parts: Parts, args: TrainingArguments) -> Trainer:
-    """Build the trainer of prepared rows with labels. Raises ConfigError for what trl refuses."""
-    trainer: Trainer = construct(parts, args, "KTOTrainer", ref_model=parts.reference, data_collator=parts.collator)
-    return trainer

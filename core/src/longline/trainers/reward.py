@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from trl import RewardConfig
 from trl import RewardTrainer as TrlRewardTrainer
 
 from longline.trainers.trainer import LonglineTrainer
-from longline.trainers.trl import TrlTrainer, construct, trl_arguments
+from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
     from longline.trainers import Parts
 
 
 class RewardTrainer(TrlTrainer, TrlRewardTrainer):
     """trl's trainer, which tells of its pairs and the scores of both sides."""
+
+    called = "trl.RewardTrainer"
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
+        # trl leaves out pairs by its own limit; ours are cut to data.max_length already.
+        cast("Any", args).max_length = None
+        return super().build(parts, args)
 
     def method_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Return trl's loss and the model's outputs, and note the batch if anybody wants to know."""
@@ -28,26 +35,3 @@ class RewardTrainer(TrlTrainer, TrlRewardTrainer):
             chosen, rejected = outputs.logits.detach().squeeze(-1).chunk(2)
             self.note_pairs(inputs, chosen, rejected)
         return loss, outputs
-
-
-def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
-    """Build trl's RewardConfig. Raises ConfigError for what it refuses."""
-    return trl_arguments(RewardConfig, trainer_args)
-
-
-def needs_reference(args: TrainingArguments) -> bool:
-    """A reward model is compared with none."""
-    return False
-
-
-def trainer_class() -> type[Trainer]:
-    """Return the core's trainer for reward."""
-    return RewardTrainer
-
-
-def build(parts: Parts, args: TrainingArguments) -> Trainer:
-    """Build the trainer of prepared pairs. Raises ConfigError for what trl refuses."""
-    # trl leaves out pairs by its own limit; ours are cut to data.max_length already.
-    cast("Any", args).max_length = None
-    trainer: Trainer = construct(parts, args, "RewardTrainer", data_collator=parts.collator)
-    return trainer

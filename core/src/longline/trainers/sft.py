@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
-from longline.errors import ConfigError, Problem
 from longline.trainers.trainer import LonglineTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from transformers.trainer_utils import EvalLoopOutput
-
-    from longline.trainers import Parts
 
 
 class SFTTrainer(LonglineTrainer, Trainer):
@@ -42,37 +37,3 @@ class SFTTrainer(LonglineTrainer, Trainer):
         if loss is not None and tokens:
             self._sums += torch.stack([loss.double() * tokens, tokens.double()])
         return loss, logits, labels
-
-
-def arguments(trainer_args: Mapping[str, Any]) -> TrainingArguments:
-    """Build `TrainingArguments`.
-
-    Raises:
-        ConfigError: the class refuses a value or a combination.
-    """
-    try:
-        return TrainingArguments(**trainer_args)
-    except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError([Problem(f"transformers.TrainingArguments: {error}", path="trainer")]) from error
-
-
-def needs_reference(args: TrainingArguments) -> bool:
-    """Rows are learnt as they are, compared with nothing."""
-    return False
-
-
-def trainer_class() -> type[Trainer]:
-    """Return the core's trainer for sft."""
-    return SFTTrainer
-
-
-def build(parts: Parts, args: TrainingArguments) -> Trainer:
-    """Build the trainer of prepared rows."""
-    return parts.trainer_class(
-        model=parts.model,
-        args=args,
-        train_dataset=parts.train,
-        eval_dataset=parts.eval,
-        data_collator=parts.collator,
-        processing_class=parts.tokenizer,
-    )

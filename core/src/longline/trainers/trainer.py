@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
@@ -27,8 +27,11 @@ from longline.trainers.sampling import LengthGroupedSampler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from transformers import TrainingArguments
+
     from longline.events import Cell
     from longline.plugins.run import Run
+    from longline.trainers import Parts
 
 
 class EvaluationStoppedError(Exception):
@@ -47,6 +50,22 @@ class LonglineTrainer(Trainer):
     fewer; and the further columns that somebody asked for, on the device."""
     wants_logits = False
     """Whether an evaluation is going on that needs the logits of all tokens."""
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared rows.
+
+        Raises:
+            ConfigError: the class refuses something.
+        """
+        return cls(
+            model=parts.model,
+            args=args,
+            train_dataset=parts.train,
+            eval_dataset=parts.eval,
+            data_collator=parts.collator,
+            processing_class=parts.tokenizer,
+        )
 
     def attach(self, run: Run, loss: Callable[..., Any], describe_rows: Callable[[list[int]], str]) -> None:
         """Hand over what the constructor of a Trainer has no place for."""

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from longline.errors import ConfigError, LonglineError, Problem
 from longline.process import telemetry
@@ -26,6 +26,30 @@ REFERENCE_ADAPTER = "ref"
 
 class TrlTrainer(LonglineTrainer):
     """Mixin before a trainer of trl, whose data is ready and whose folder, log and network Longline looks after."""
+
+    called: str
+    """What messages call trl's own class."""
+
+    @classmethod
+    def build(cls, parts: Parts, args: TrainingArguments) -> Self:
+        """Build the trainer of prepared rows. Raises ConfigError for what trl refuses."""
+        return cls.construct(parts, args, data_collator=parts.collator)
+
+    @classmethod
+    def construct(cls, parts: Parts, args: TrainingArguments, **more: Any) -> Self:
+        """Call trl's constructor with the parts and with `more` arguments.
+
+        Raises:
+            ConfigError: the constructor refuses something.
+        """
+        common = {"train_dataset": parts.train, "eval_dataset": parts.eval, "processing_class": parts.tokenizer}
+        with refusals(cls.called):
+            trainer = cls(model=parts.model, args=args, **{**common, **more})
+        drop_idle_reference(parts.model)
+        for model in (parts.model, parts.reference):
+            if model is not None:
+                compact_fused_head(model)
+        return trainer
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Leave the rows as they are: they are tokens already."""
@@ -107,33 +131,6 @@ def policy_and_reference(seen: list[torch.Tensor]) -> tuple[torch.Tensor, torch.
     policy = next(values for values in reversed(seen) if values.requires_grad)
     reference = next(values for values in reversed(seen) if not values.requires_grad)
     return policy.detach(), reference
-
-
-def trl_arguments(cls: type[TrainingArguments], trainer_args: Mapping[str, Any]) -> TrainingArguments:
-    """Build the arguments object of a trainer of trl.
-
-    Raises:
-        ConfigError: the class refuses a value or a combination.
-    """
-    with refusals(f"trl.{cls.__name__}"):
-        return cls(**trainer_args)
-    raise AssertionError  # for type checkers: a context manager may swallow exceptions, this one does not
-
-
-def construct(parts: Parts, args: TrainingArguments, name: str, **more: Any) -> Any:
-    """Build a trainer of trl, called `name` there, of its parts and of `more` arguments.
-
-    Raises:
-        ConfigError: the constructor refuses something.
-    """
-    common = {"train_dataset": parts.train, "eval_dataset": parts.eval, "processing_class": parts.tokenizer}
-    with refusals(f"trl.{name}"):
-        trainer = cast("Any", parts.trainer_class)(model=parts.model, args=args, **{**common, **more})
-    drop_idle_reference(parts.model)
-    for model in (parts.model, parts.reference):
-        if model is not None:
-            compact_fused_head(model)
-    return trainer
 
 
 @contextmanager

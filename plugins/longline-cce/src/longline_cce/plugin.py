@@ -31,9 +31,9 @@ class CcePlugin(Plugin):
     @hookimpl
     def pre_trainer_args(self, run: Run, trainer_args: dict[str, Any]) -> None:
         """Refuse a method and arguments that this loss is not for, before anything is loaded."""
-        if run.config.method != "sft":
+        if not run.method.cross_entropy:
             hint = f"{REMOVE} trl's trainers have losses without all logits themselves"
-            raise LonglineError(f"not applied: cce is for method: sft, and this is {run.config.method}", hint=hint)
+            raise LonglineError(f"not applied: cce is for method: sft, and this is {run.method.name}", hint=hint)
         if trainer_args.get("label_smoothing_factor"):
             text = "not applied: cce and trainer.label_smoothing_factor exclude each other: smoothing needs all logits"
             raise LonglineError(text, hint=f"trainer.label_smoothing_factor: 0, or {REMOVE}")

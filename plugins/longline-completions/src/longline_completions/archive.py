@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from longline import methods
 from longline.errors import ConfigError
 from longline_completions.store import FOLDER, errors, facts, first_line, read, tables
 
@@ -120,11 +121,19 @@ def _nothing(run: Path) -> ConfigError:
     method, status = manifest.get("method"), manifest.get("status")
     if FOLDER not in enabled:
         return ConfigError(f"{run} has no completions: the plugin was not on", hint=f"add {FOLDER} to plugins: of its config")
-    if method == "sft":
-        return ConfigError(f"{run} has no completions: method sft compares none")
+    if _compares_none(str(method)):
+        return ConfigError(f"{run} has no completions: method {method} compares none")
     if status == "running":
         return ConfigError(f"{run} has no table yet", hint="the first one comes after `every` steps, or when training ends")
     return ConfigError(f"{run} has no table of completions: it ended as {status} before rows came")
+
+
+def _compares_none(method: str) -> bool:
+    """Whether a method tells of no rows; of one that is not installed any more nobody knows."""
+    try:
+        return methods.find(method).completions is None
+    except ConfigError:
+        return False
 
 
 def _manifest(run: Path) -> dict[str, Any] | None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from longline_completions.config import CompletionsConfig
 
 STEP = "step"
-WITHOUT = "sft"
-"""The method that compares no completions."""
 
 
 class Recorder:
@@ -45,8 +43,9 @@ class Recorder:
         if rewound.pending:
             columns, rows = read(rewound.pending)
             self._raise(Table(FOLDER, columns, tuple(tuple(row.values()) for row in rows), step))
-        if self.run.config.method == WITHOUT:
-            text = "method sft compares no completions; remove completions from plugins:, or train with dpo, kto, grpo ..."
+        if self.run.method.completions is None:
+            name = self.run.method.name
+            text = f"method {name} compares no completions; remove completions from plugins:, or train with dpo, kto, grpo ..."
             self.run.alert("completions has nothing to do", text, "info")
 
     def add(self, completions: Completions, step: int) -> None:
@@ -90,8 +89,8 @@ class Recorder:
         if self.cut or self.lost:
             text = f"{self.cut} were cut and {self.lost} left out, as each took more than max_bytes ({self.config.max_bytes})"
             self.run.alert("completions too long for a table", text, "info")
-        if self.steps and not self.came and not self.fault and self.run.config.method != WITHOUT:
-            text = f"method {self.run.config.method} raised no on_completions in {self.steps} steps, so there is no table"
+        if self.steps and not self.came and not self.fault and self.run.method.completions:
+            text = f"method {self.run.method.name} raised no on_completions in {self.steps} steps, so there is no table"
             self.run.alert("no completions came", text)
 
     # --- tables -----------------------------------------------------------------------------------------------------------------

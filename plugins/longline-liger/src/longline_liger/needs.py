@@ -10,6 +10,7 @@ from longline_liger import interpreter, release
 from longline_liger.config import LOSSES
 
 if TYPE_CHECKING:
+    from longline.methods.base import Method
     from longline_liger.config import Kernels
 
 REMOVE = "remove liger from plugins:"
@@ -50,24 +51,24 @@ def require_float32(dtype: str, trainer_args: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_loss_elsewhere(options: Kernels, method: str) -> None:
+def refuse_loss_elsewhere(options: Kernels, method: Method) -> None:
     """Raise LonglineError when a kernel for the loss is asked for and the method's loss is trl's."""
     asked = [name for name in options.wanted() if name in LOSSES]
-    if method != "sft" and asked:
+    if asked and not method.cross_entropy:
         raise LonglineError(
-            f"{asked[0]} cannot be applied: {method} takes its loss in trl, which never asks the model for one",
+            f"{asked[0]} cannot be applied: {method.name} takes its loss in trl, which never asks the model for one",
             hint=f"remove {asked[0]} from plugins.liger; trl saves the logits of dpo, kto, grpo and rloo by itself",
         )
 
 
-def refuse_beside(options: Kernels, trainer_args: Mapping[str, Any], method: str) -> None:
+def refuse_beside(options: Kernels, trainer_args: Mapping[str, Any], method: Method) -> None:
     """Raise LonglineError for what the trainer is told and these kernels would undo, or cannot be shown to bear."""
     if trainer_args.get("torch_compile"):
         raise LonglineError(
             "Liger's kernels beside trainer.torch_compile are not shown to be right: the tests have no GPU to compile for",
             hint=f"remove trainer.torch_compile, or {REMOVE}",
         )
-    if method == "sft" and options.may_replace_loss and trainer_args.get("label_smoothing_factor"):
+    if method.cross_entropy and options.may_replace_loss and trainer_args.get("label_smoothing_factor"):
         raise LonglineError(
             "trainer.label_smoothing_factor takes the loss from the logits, so that no kernel of Liger would compute it",
             hint="remove label_smoothing_factor, or name kernels in plugins.liger that leave the loss alone: {rms_norm: true}",

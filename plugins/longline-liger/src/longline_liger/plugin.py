@@ -45,8 +45,8 @@ class LigerPlugin(Plugin):
     @hookimpl
     def pre_trainer_args(self, run: Run, trainer_args: dict[str, Any]) -> None:
         """Refuse what cannot be on this machine, with this method, or beside the trainer's arguments."""
-        needs.refuse_loss_elsewhere(self.config, run.config.method)
-        needs.refuse_beside(self.config, trainer_args, run.config.method)
+        needs.refuse_loss_elsewhere(self.config, run.method)
+        needs.refuse_beside(self.config, trainer_args, run.method)
         needs.require_machine(bool(trainer_args.get("use_cpu")))
         if interpreter.wanted():
             needs.require_float32(run.plan.dtype, trainer_args)
@@ -63,7 +63,7 @@ class LigerPlugin(Plugin):
         if not found:
             raise dispatch.refuse_type(config)
         if len({item.model_type for item in found}) == 1:  # else it is the loaded model that tells which it is
-            dispatch.choose(self.config, found[0], losses=run.config.method == "sft")
+            dispatch.choose(self.config, found[0], losses=run.method.cross_entropy)
             dispatch.require_classes(found[0])
 
     # --- the models -----------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class LigerPlugin(Plugin):
         found = dispatch.find(model.config)
         if found is None:
             raise dispatch.refuse_type(model.config)
-        chosen = dispatch.choose(self.config, found, losses=run.config.method == "sft")
+        chosen = dispatch.choose(self.config, found, losses=run.method.cross_entropy)
         dispatch.require_classes(found)
         if "fused_linear_cross_entropy" in chosen:
             needs.refuse_head(model)

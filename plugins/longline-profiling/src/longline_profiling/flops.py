@@ -13,10 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-METHODS = ("sft", "dpo", "orpo", "cpo", "simpo", "reward")
-"""Methods whose arithmetic the counted tokens tell."""
-REFERENCE = ("dpo",)
-"""Methods that also run a reference model forward over the same tokens."""
 ATTENTION = "attention"
 EXPERTS = (("num_experts", "num_local_experts", "n_routed_experts"), ("num_experts_per_tok", "moe_topk", "moe_top_k"))
 
@@ -50,13 +46,11 @@ class ModelFlops:
         return self.per_token * tokens + self.per_square * squares
 
 
-def count(model: Any, method: str, *, precomputed_reference: bool = False) -> ModelFlops:
-    """Count the weights of a model that is not sharded yet.
+def count(model: Any, *, reference: bool = False) -> ModelFlops:
+    """Count the weights of a model that is not sharded yet; `reference` says that one runs forward over the same tokens.
 
-    Raises UnknownError: the method's tokens don't tell its arithmetic, or the model's config doesn't say what is needed.
+    Raises UnknownError: the model's config doesn't say what is needed.
     """
-    if method not in METHODS:
-        raise UnknownError(f"with {method} the number of tokens does not tell the arithmetic (generation, other passes)")
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     heads, layers = getattr(config, "num_attention_heads", None), getattr(config, "num_hidden_layers", None)
     hidden = getattr(config, "hidden_size", None)
@@ -66,7 +60,7 @@ def count(model: Any, method: str, *, precomputed_reference: bool = False) -> Mo
     attending = sum(ATTENTION in kind and "linear" not in kind for kind in kinds) if kinds else layers
     width = heads * (getattr(config, "head_dim", None) or hidden // heads)
     trained, frozen = _weights(model, config)
-    return ModelFlops(trained, frozen, attending, width, method in REFERENCE and not precomputed_reference)
+    return ModelFlops(trained, frozen, attending, width, reference)
 
 
 def _weights(model: Any, config: Any) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class ProfilingPlugin(Plugin):
 
         self._refuse_late_window(run)
         try:
-            self.session.watch(trainer, run.output_dir / FOLDER, run.config.method)
+            self.session.watch(trainer, run.output_dir / FOLDER, run.method)
         except AttributeError as error:
             if error.obj is not trainer:
                 raise

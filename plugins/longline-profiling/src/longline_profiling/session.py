@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from longline import Timing
+    from longline.methods.base import Method
     from longline_profiling.config import ProfilingConfig
     from longline_profiling.meter import Meter, Sums
     from longline_profiling.recorder import Snapshot
@@ -66,7 +67,7 @@ class Session:
 
     # --- a trainer --------------------------------------------------------------------------------------------------------------
 
-    def watch(self, trainer: Any, folder: Path, method: str | None = None) -> None:
+    def watch(self, trainer: Any, folder: Path, method: Method | None = None) -> None:
         """Time a trainer's methods until `close`; traces go into `folder`. MFU needs the `method`.
 
         Raises AttributeError when the trainer lacks a method that the options name.
@@ -89,7 +90,7 @@ class Session:
         self._watch = Watch(trainer, self.recorder, self, methods=options.methods)
         self._watch.attach()
 
-    def _prepare_mfu(self, trainer: Any, method: str | None) -> None:
+    def _prepare_mfu(self, trainer: Any, method: Method | None) -> None:
         """Count the model and find the device's peak, or remember why that cannot be done."""
         from longline_profiling import flops, peak
 
@@ -97,9 +98,11 @@ class Session:
         if method is None:
             self.no_mfu = "the method is not known"
             return
-        precomputed = bool(getattr(trainer.args, "precompute_ref_log_probs", False))
+        if not method.counts_flops:
+            self.no_mfu = f"with {method.name} the number of tokens does not tell the arithmetic (generation, other passes)"
+            return
         try:
-            self.meter.flops = flops.count(trainer.model, method, precomputed_reference=precomputed)
+            self.meter.flops = flops.count(trainer.model, reference=method.has_reference(trainer.args))
             self.meter.peak = peak.find(trainer.model, trainer.args, self.options.peak_tflops)
         except flops.UnknownError as error:
             self.no_mfu = str(error)

@@ -1,0 +1,24 @@
+"""Supervised fine-tuning: rows are learnt as they are, compared with nothing."""
+
+from __future__ import annotations
+
+from longline.methods.base import Method, Starter
+
+
+class Sft(Method):
+    """Supervised fine-tuning on transformers.Trainer."""
+
+    name = "sft"
+    summary = "supervised fine-tuning"
+    kind = "longline.data.kinds.sample:SAMPLE"
+    packs = True
+    chooses_trained = True
+    cross_entropy = True
+    counts_flops = True
+    starter = Starter(
+        "chat, alpaca, prompt_completion, completion, segments, tokenized",
+        data="  packing: true                    # several samples in one row, isolated from each other",
+    )
+
+
+SFT = Sft()
