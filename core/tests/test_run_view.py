@@ -109,7 +109,7 @@ def _answering(hook: str, answer: object):
     return method
 
 
-def test_an_answer_can_build_on_the_cores(run_longline):
+def test_an_answer_can_build_on_the_cores(run_longline, tmp_path):
     class Doubled(Plugin):
         """Twice the loss; gradients are clipped to nothing, so that nothing else changes."""
 
@@ -125,8 +125,8 @@ def test_an_answer_can_build_on_the_cores(run_longline):
 
             return loss
 
-    alone = run_longline(trainer={"max_steps": 1}, output_dir="alone")
-    doubled = run_longline(plugins=[made(Doubled)], trainer={"max_steps": 1}, output_dir="doubled")
+    alone = run_longline(trainer={"max_steps": 1}, output_dir=str(tmp_path / "alone"))
+    doubled = run_longline(plugins=[made(Doubled)], trainer={"max_steps": 1}, output_dir=str(tmp_path / "doubled"))
     assert doubled.log[0]["loss"] == pytest.approx(2 * alone.log[0]["loss"], rel=1e-6)
 
 
@@ -154,7 +154,7 @@ def test_pre_log_may_add_and_nothing_else(run_longline, change, reason):
         run_longline(plugins=[made(Meddler)], trainer={"max_steps": 1})
 
 
-def test_a_plugin_leaves_the_metrics_of_another_alone_and_may_correct_its_own(run_longline):
+def test_a_plugin_leaves_the_metrics_of_another_alone_and_may_correct_its_own(run_longline, tmp_path):
     class Adds(Plugin):
         @hookimpl
         def pre_log(self, logs):
@@ -166,10 +166,10 @@ def test_a_plugin_leaves_the_metrics_of_another_alone_and_may_correct_its_own(ru
         def pre_log(self, logs):
             logs["depth"] = 3
 
-    outcome = run_longline(plugins=[made(Adds)], trainer={"max_steps": 1}, output_dir="own")
+    outcome = run_longline(plugins=[made(Adds)], trainer={"max_steps": 1}, output_dir=str(tmp_path / "own"))
     assert outcome.log[0]["depth"] == 2.5
     with pytest.raises(HookError, match=r"'changes' stopped the run in pre_log: .*'depth'"):
-        run_longline(plugins=[made(Adds), made(Changes)], trainer={"max_steps": 1}, output_dir="others")
+        run_longline(plugins=[made(Adds), made(Changes)], trainer={"max_steps": 1}, output_dir=str(tmp_path / "others"))
 
 
 def test_metrics_can_be_logged_after_training(run_longline):
