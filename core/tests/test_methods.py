@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from longline import Completions, Plugin, hookimpl
 from longline.config.loader import load_config
 from longline.errors import ConfigError, TrainingError
+from longline.inference.answers import answer_all
+from longline.inference.measures import measure_loss
+from longline.methods import find, names
 from longline.plugins import LoadedPlugin, PluginConfig
 from longline.run import train
+from longline.trainers.trainer import LonglineTrainer
 
 PAIRED = ("dpo", "orpo", "cpo", "simpo", "reward")
 ANSWERING = ("grpo", "rloo")
@@ -51,10 +58,53 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A method's rows and trainer fields, and what its rewards are made of: a log probability, its mean over the tokens, what a
+    reference makes of the same, or a score of its own; whether pairs tell their odds, and advantages are in units of the spread.
+    """
+
+    rows: Callable[[], list[dict[str, Any]]] = pairs
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    mean: bool = False
+    compared: bool = False
+    scored: bool = False
+    odds: bool = False
+    spread: bool = False
+    logged: str = "rewards/margins"
+    means: Callable[[Mapping[str, Any]], Any] = lambda row: row["margin"]
+    """The column whose mean over a step trl logs as `logged`; None for a row that does not count."""
+
+
+DRAWN: dict[str, Any] = {
+    "rows": prompts,
+    "trainer": {"num_generations": 2, "max_completion_length": 6},
+    "evaluation": {"num_generations_eval": 2},
+}
+CASES = {
+    "dpo": Case(compared=True),
+    "orpo": Case(mean=True, odds=True),
+    "cpo": Case(),
+    "simpo": Case(mean=True),
+    "reward": Case(scored=True, logged="margin"),
+    "kto": Case(labelled, compared=True, logged="rewards/chosen", means=lambda row: row["reward"] if row["label"] else None),
+    "grpo": Case(**DRAWN, spread=True),
+    "rloo": Case(**DRAWN),
+}
+
+
+def columns(method: str, *scores: str) -> set[str]:
+    """The columns that the method says its rows have, with those of the reward functions."""
+    told = find(method).completions
+    assert told is not None
+    assert told.score in told.numbers
+    return {*told.texts, *told.numbers, *scores}
+
+
 def options(method: str, tmp_path: Path, **trainer: Any) -> dict[str, Any]:
     """A config for `run_longline`: 3 steps of 4 rows of the method's own data."""
-    rows = {"kto": labelled, "grpo": prompts, "rloo": prompts}.get(method, pairs)()
-    own = {"num_generations": 2, "max_completion_length": 6} if method in ANSWERING else {}
+    rows, own = CASES[method].rows(), CASES[method].trainer
     (tmp_path / "scores.py").write_text(SCORES, encoding="utf-8")
     return {
         "method": method,
@@ -156,11 +206,11 @@ class Judge:
         with torch.no_grad():
             return self.policy(torch.tensor([ids])).logits[0, 0].item()
 
-    def reward(self, method: str, row: dict[str, Any], side: str) -> float:
-        if method == "reward":
+    def reward(self, case: Case, row: dict[str, Any], side: str) -> float:
+        if case.scored:
             return self.score(row, side)
-        value = self.log_probability(row, side, self.policy, mean=method in ("orpo", "simpo"))
-        if method in ("dpo", "kto"):
+        value = self.log_probability(row, side, self.policy, mean=case.mean)
+        if case.compared:
             value -= self.log_probability(row, side, self.reference)
         return 0.1 * value  # beta
 
@@ -172,24 +222,24 @@ def test_pairs_are_told_with_rewards_that_come_out_again(method, adapter, run_lo
     run_longline(plugins=[plugin], adapter=adapter, **options(method, tmp_path, learning_rate=1e-2))
     assert [step for step, _ in watcher.told] == [1, 2, 3]
     _, told = watcher.told[2]
+    case = CASES[method]
     assert told.method == method
     assert told.score == "margin"
     assert len(told.rows) == 4
     rows = {row["chosen"][0]["content"]: row for row in pairs()}
-    judge = Judge(tiny_model_dir, watcher.weights[2], lora=adapter is not None, score=method == "reward")
+    judge = Judge(tiny_model_dir, watcher.weights[2], lora=adapter is not None, score=CASES[method].scored)
     for row in told.rows:
         source = rows[str(row["chosen"])]
         assert row["rejected"] == source["rejected"][0]["content"]
         assert source["prompt"][0]["content"] in str(row["prompt"])
-        chosen, rejected = judge.reward(method, source, "chosen"), judge.reward(method, source, "rejected")
+        chosen, rejected = judge.reward(case, source, "chosen"), judge.reward(case, source, "rejected")
         assert row["reward_chosen"] == pytest.approx(chosen, abs=1e-4)
         assert row["reward_rejected"] == pytest.approx(rejected, abs=1e-4)
         assert row["margin"] == pytest.approx(chosen - rejected, abs=1e-4)
-        if method == "orpo":
+        assert set(row) == columns(method)
+        if case.odds:
             odds = [value - math.log1p(-math.exp(value)) for value in (10 * chosen, 10 * rejected)]
             assert row["log_odds_ratio"] == pytest.approx(odds[0] - odds[1], abs=1e-4)
-        else:
-            assert "log_odds_ratio" not in row
     assert any(abs(float(row["margin"])) > 1e-3 for row in told.rows)
 
 
@@ -205,7 +255,8 @@ def test_kto_tells_labels_and_rewards(adapter, run_longline, tmp_path, tiny_mode
         source = rows[str(row["completion"])]
         assert row["label"] is source["label"]
         assert source["prompt"][0]["content"] in str(row["prompt"])
-        assert row["reward"] == pytest.approx(judge.reward("kto", source, "completion"), abs=1e-4)
+        assert row["reward"] == pytest.approx(judge.reward(CASES["kto"], source, "completion"), abs=1e-4)
+        assert set(row) == columns("kto")
     assert any(abs(float(row["reward"])) > 1e-3 for row in told.rows)
 
 
@@ -224,11 +275,12 @@ def test_answers_are_told_with_every_score_and_their_advantage(method, adapter, 
             question = str(row["prompt"]).split("\n")[1]
             number = numbers[question]
             assert row["length"] == len(str(row["completion"]))
+            assert set(row) == columns(method, "length", "wanted")
             assert row["wanted"] == (None if number % 5 == 0 else pytest.approx(number / 10))
             assert row["reward"] == pytest.approx(row["length"] + 0.5 * (row["wanted"] or 0.0), abs=1e-4)
             groups.setdefault(question, []).append(dict(row))
         assert all(len(group) == 2 for group in groups.values())
-        if method == "grpo":
+        if CASES[method].spread:
             for group in groups.values():
                 rewards = torch.tensor([row["reward"] for row in group], dtype=torch.float64)
                 advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
@@ -288,12 +340,8 @@ def test_trl_logs_the_means_of_what_is_told(method, run_longline, tmp_path):
     step, told = watcher.told[2]
     logged = next(event for event in outcome.log if event["step"] == step and "loss" in event)
     assert len(told.rows) == 4
-    if method == "kto":
-        chosen = [row["reward"] for row in told.rows if row["label"]]
-        assert logged["rewards/chosen"] == pytest.approx(sum(chosen) / len(chosen), abs=1e-4)
-    else:
-        name = "margin" if method == "reward" else "rewards/margins"
-        assert logged[name] == pytest.approx(sum(row["margin"] for row in told.rows) / 4, abs=1e-4)
+    values = [value for value in map(CASES[method].means, told.rows) if value is not None]
+    assert logged[CASES[method].logged] == pytest.approx(sum(values) / len(values), abs=1e-4)
     assert logged["num_tokens"] > 0
 
 
@@ -409,7 +457,7 @@ def test_a_resumed_run_ends_with_the_same_losses(method, adapter, run_longline, 
 
 @pytest.mark.parametrize("method", [*PAIRED, "kto", *ANSWERING])
 def test_evaluation_uses_the_same_rows_of_another_split(method, run_longline, tmp_path):
-    own = {"num_generations_eval": 2} if method in ANSWERING else {}
+    own = CASES[method].evaluation
     given = options(method, tmp_path, eval_strategy="steps", eval_steps=3, per_device_eval_batch_size=4, **own)
     given["data"]["eval_fraction"] = 0.25
     outcome = run_longline(**given)
@@ -505,3 +553,52 @@ def test_reasoning_gym_scores_with_the_packages_own_function(run_longline, tmp_p
     expected = [task.score_answer(str(int(entry["answer"]) + 1), entry) for entry in task]
     assert score(wrong, answers, about) == expected
     assert score([[{"role": "assistant", "content": answers[0]}]], answers[:1], about[:1]) == [1.0]
+
+
+# --- what a method says of itself -----------------------------------------------------------------------------------------------
+
+
+def test_the_core_brings_these_and_each_has_a_case():
+    assert set(names()) >= {"sft", *CASES}
+    assert find("sft").completions is None
+
+
+@pytest.mark.parametrize("method", ["sft", *CASES])
+def test_what_a_method_names_is_there(method):
+    found = find(method)
+    assert find(method) is found
+    assert found.name == method
+    assert issubclass(found.trainer_class(), LonglineTrainer)
+    assert set(found.fields()) == {item.name for item in dataclasses.fields(found.arguments_class()) if item.init} - PRIVATE
+    assert set(found.defaults) <= set(found.fields())
+    assert set(found.loss_types()).isdisjoint(found.refused)
+
+
+PRIVATE = {"_n_gpu"}
+
+
+@pytest.mark.parametrize("method", ["sft", *CASES])
+def test_a_tuned_model_answers_and_is_measured_or_says_why_not(method):
+    found = find(method)
+    if CASES.get(method, Case()).scored:
+        with pytest.raises(ConfigError, match=r"runs/a is a reward model: it scores texts and writes none\n.*--base"):
+            found.answering("runs/a")
+    else:
+        assert found.answering("runs/a") is answer_all
+    if found.chooses_trained:
+        assert found.measuring("runs/a") is measure_loss
+    else:
+        with pytest.raises(ConfigError, match=f"and {method} has rows of another kind"):
+            found.measuring("runs/a")
+
+
+def test_a_reference_is_needed_where_nothing_was_computed_before():
+    dpo, grpo = find("dpo"), find("grpo")
+    assert dpo.has_reference(dpo.build_arguments({"output_dir": "a", "use_cpu": True}))
+    assert not dpo.has_reference(dpo.build_arguments({"output_dir": "a", "use_cpu": True, "precompute_ref_log_probs": True}))
+    assert not grpo.has_reference(grpo.build_arguments({"output_dir": "a", "use_cpu": True, "bf16": False}))
+
+
+def test_what_the_arguments_refuse_is_a_fault_of_the_config():
+    with pytest.raises(ConfigError, match=r"trainer: trl.DPOConfig: .*nothing_like_it"):
+        find("dpo").build_arguments({"output_dir": "a", "nothing_like_it": 1})

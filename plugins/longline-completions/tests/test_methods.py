@@ -27,10 +27,9 @@ def prefer(run_config, tmp_path):
             {"prompt": f"How many hooks for {index}?", "chosen": f"Take {index}.", "rejected": "I don't know."}
             for index in range(32)
         ]
-        if method == "kto":
-            rows = [{"prompt": row["prompt"], "completion": row["chosen"], "label": n % 2 == 0} for n, row in enumerate(rows)]
-        if method == "grpo":
-            rows = [{"prompt": row["prompt"]} for row in rows]
+        make = {"kto": lambda n, row: {"prompt": row["prompt"], "completion": row["chosen"], "label": n % 2 == 0}}
+        make["grpo"] = lambda _, row: {"prompt": row["prompt"]}
+        rows = [make.get(method, lambda _, row: row)(n, row) for n, row in enumerate(rows)]
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         trainer = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, **more.pop("trainer", {})}

@@ -70,20 +70,26 @@ def test_dpo(adapter, run_longline, tmp_path):
         assert (4 + 2) * weights < per_token < (6 + 2) * weights
 
 
-@pytest.mark.parametrize("method", ["orpo", "simpo", "kto", "reward"])
-def test_other_preference_methods(method, run_longline, tmp_path):
-    rows = pairs()
-    if method == "kto":
-        rows = [{"prompt": r["prompt"], "completion": r["chosen"], "label": bool(i % 2)} for i, r in enumerate(rows)]
+def labelled():
+    return [{"prompt": r["prompt"], "completion": r["chosen"], "label": bool(i % 2)} for i, r in enumerate(pairs())]
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "told"),
+    [("orpo", pairs, True), ("simpo", pairs, True), ("kto", labelled, False), ("reward", pairs, True)],
+    ids=["orpo", "simpo", "kto", "reward"],
+)
+def test_other_preference_methods(method, rows, told, run_longline, tmp_path):
+    rows = rows()
     outcome = run(run_longline, method, rows, tmp_path)
     session, spans = figures(outcome)
     (step,) = [name for name, parent in spans if name.endswith(".training_step")]
     assert spans[step, None]["calls"] == 2
     assert spans[step.replace("training_step", "compute_loss"), step]["calls"] == 2
-    if method == "kto":
-        assert "kto" in session["throughput"]["no_mfu"]
-    else:
+    if told:
         assert session["throughput"]["mfu_percent"] > 0
+    else:
+        assert "kto" in session["throughput"]["no_mfu"]
 
 
 def test_grpo_times_generation_and_rewards(run_longline, tmp_path, monkeypatch):

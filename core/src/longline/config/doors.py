@@ -23,7 +23,7 @@ CORE = "longline"
 
 @cache
 def own(group: str) -> Mapping[str, EntryPoint]:
-    """What the core brings in a group, by name, in the order of its pyproject."""
+    """What the core brings in a group, by name."""
     import importlib_metadata
 
     found = importlib_metadata.distribution(CORE).entry_points.select(group=group)
