@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from longline.config.attention import lookup
+from longline.config.attention import BEST, lookup
 from longline.errors import LonglineError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -157,11 +157,8 @@ def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> di
     import transformers
 
     _require_library(section.attn_implementation)
-    source = locate(section)
-    hub = _hub_kwargs(section)
-    config = _loading(
-        "model's config", section, lambda: transformers.AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
-    )
+    source, hub = locate(section), _hub_kwargs(section)
+    config = _config(section, source, hub)
     _override(config, section.overrides)
     if head == "score":
         config.num_labels = 1
@@ -180,7 +177,16 @@ def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> di
     return kwargs
 
 
-def _require_library(attention: str) -> None:
+def _config(section: ModelSection, source: ModelSource, hub: dict[str, Any]) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    config: PretrainedConfig = _loading(
+        "model's config", section, lambda: AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
+    )
+    return config
+
+
+def _require_library(attention: str | None) -> None:
     """An implementation needs its library, or the package `kernels`, with which transformers fetches a build of it."""
     row = lookup(attention)
     if row is None or row.library is None or any(_installed(name) for name in (row.library, "kernels")):
@@ -214,18 +220,60 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], head: Head = "toke
     Raises:
         ModelError: the weights cannot be loaded, or `attn_implementation` was not taken.
     """
-    import transformers
-
-    config = type(kwargs.get("config"))
-    towers = config not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    loader: Any = getattr(transformers, WITH_TOWERS if head == "tokens" and towers else AUTO_CLASSES[head])
+    loader = _auto_class(type(kwargs.get("config")), head)
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
         drop_quantisation_marks(model)
-    wanted, got = kwargs.get("attn_implementation"), model.config._attn_implementation
+    wanted, got = kwargs.get("attn_implementation"), attention_of(model)
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
     return model
+
+
+def _auto_class(config: type, head: Head) -> Any:
+    """The class of transformers that loads models with this class of configs."""
+    import transformers
+
+    towers = config not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return getattr(transformers, WITH_TOWERS if head == "tokens" and towers else AUTO_CLASSES[head])
+
+
+def best_attention(section: ModelSection, head: Head = "tokens") -> tuple[str, str] | None:
+    """What a model takes when `attn_implementation` is left out, and its class: from its config alone, without weights.
+
+    None where that cannot be said: a hub id that is not in the cache (the hub is not asked: without a network it would be asked
+    again for half a minute), or a class that comes with the model.
+
+    Raises:
+        ModelError: a local folder or file has no config that transformers can read.
+    """
+    source = locate(section)
+    try:
+        config = _config(section, source, {**_hub_kwargs(section), "local_files_only": True})
+    except ModelError:
+        if Path(source.path).is_dir():
+            raise
+        return None
+    model_class = _class_of(config, head)
+    return None if model_class is None else (BEST[0 if _has_sdpa(model_class) else 1], model_class.__name__)
+
+
+def _class_of(config: PretrainedConfig, head: Head) -> Any:
+    """The class that a config's model has, or None: undocumented, since `from_pretrained` says it only with weights."""
+    mapping = _auto_class(type(config), head)._model_mapping
+    found = mapping.get(type(config), None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _has_sdpa(model_class: Any) -> bool:
+    """Whether transformers gives a class sdpa when nothing is asked for: undocumented, the class attribute that it reads."""
+    return bool(model_class._supports_sdpa)
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """What a loaded model took: undocumented, the only place where transformers keeps it."""
+    taken: str = model.config._attn_implementation
+    return taken
 
 
 def drop_quantisation_marks(model: PreTrainedModel) -> None:

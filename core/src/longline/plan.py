@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from longline.config.attention import PackingLayout, lookup
+from longline.config.attention import BEST, PackingLayout, lookup
 from longline.config.fields import trainer_fields
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ class Fact:
     why: str
 
 
+BEST_ATTENTION = Fact("attention", ", else ".join(BEST), "the first that the model has")
+"""Where the config names none; `Plan.with_attention` replaces it once the model's class is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The derived facts of a run. Steps are None until `with_rows` told the number of rows (packs count as rows)."""
@@ -162,6 +166,11 @@ class Plan:
         why = "trainer.max_steps" if self.max_steps > 0 else f"{rows} rows, {per_epoch} steps an epoch, {self.epochs:g} epochs"
         return replace(self, rows=rows, steps=steps, facts=(*self.facts, Fact("steps", str(steps), why)))
 
+    def with_attention(self, taken: str, model_class: str) -> Plan:
+        """Return the plan with the attention known that a class of models takes where the config names none."""
+        known = Fact("attention", taken, f"the best that {model_class} has")
+        return replace(self, facts=tuple(known if fact == BEST_ATTENTION else fact for fact in self.facts))
+
     def _batches_of_prompts(self, rows: int) -> int:
         """Batches of one epoch: a group of prompts is answered at once and trained on `steps_per_generation` times as many
         batches; prompts that fill no group are left for another epoch's order.
@@ -181,6 +190,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
     """Decide everything that can be decided before data and model are loaded."""
     dtype, dtype_why = _dtype(config, machine)
     layout, layout_why = _layout(config)
+    attention = config.model.attn_implementation
     args, args_facts = _trainer_args(config, machine)
     multiple = MULTIPLE if machine.device == "cpu" and (dtype != "float32" or args.get("bf16") or args.get("fp16")) else None
     if multiple and METHODS[config.method].answers:
@@ -208,7 +218,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
         Fact("device", machine.device, f"{machine.world_size} process{'es' if machine.world_size > 1 else ''}"),
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
-        Fact("attention", config.model.attn_implementation, "config or default"),
+        Fact("attention", attention, "model.attn_implementation") if attention else BEST_ATTENTION,
         Fact("layout", layout, layout_why),
         Fact(
             "batch",
@@ -257,7 +267,7 @@ def _layout(config: Config) -> tuple[Layout, str]:
     packing: PackingLayout | None = attention.packing if attention else None
     if packing is None:
         raise ValueError(f"{config.model.attn_implementation} cannot isolate packed samples")  # check_config refuses it before
-    return packing, f"data.packing, isolated by {config.model.attn_implementation}"
+    return packing, f"data.packing, isolated by {config.model.attn_implementation or BEST_ATTENTION.value}"
 
 
 def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:

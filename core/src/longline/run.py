@@ -289,6 +289,7 @@ def _model(run: Run, tokenizer: Any) -> Any:
 
     run.phase = "model"
     model = _load(run, tokenizer, "policy")
+    run.plan = run.plan.with_attention(models.attention_of(model), type(model).__name__)
     if run.plan.layout in ("rows", "flat"):
         models.require_isolation(model)
     run.hook.post_model_load(run=run, model=model, role="policy")

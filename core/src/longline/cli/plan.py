@@ -20,6 +20,7 @@ from longline.parallel.machine import machine
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print what CONFIG resolves to on this machine, and which plugin answers each hook."""
+    from longline.model import best_attention
     from longline.plan import build_plan
     from longline.plugins import load_plugins
     from longline.run import Run
@@ -27,6 +28,8 @@ def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     loaded = load_config(config, overrides)
     plugins = load_plugins(loaded)
     plan = build_plan(loaded.config, machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
+    if loaded.config.model.attn_implementation is None and (best := best_attention(loaded.config.model, plan.head)):
+        plan = plan.with_attention(*best)
     run = Run(loaded, plan, plugins)
     answers = {hook: names for hook, names in run.bus.answers().items() if names}
     if as_json:
