@@ -6,13 +6,15 @@ its quantisation marks, since transformers refuses to train or save a model that
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from longline.config.attention import BEST, lookup
-from longline.errors import LonglineError, ModelError, did_you_mean
+from longline.config.attention import ATTENTION, BEST, lookup
+from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -73,8 +75,48 @@ def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         first = str(error).strip().split("\n")[0]
-        hint = "check model.path; a hub id needs the network or a filled cache, a gated one model.token"
-        raise ModelError(f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}", hint=hint) from error
+        text = f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}"
+        raise ModelError(text, hint=_remedy(error, section)) from error
+
+
+def _remedy(error: Exception, section: ModelSection) -> str | None:
+    """What to do about what a library raised; None where nothing is known that fits."""
+    import torch
+    from safetensors import SafetensorError
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return "model.dtype: bfloat16 or model.quantization with an adapter takes less memory, and so does a smaller model"
+    if isinstance(error, SafetensorError):
+        return "a file of weights is damaged or not whole: fetch it again"
+    found = _config_fault(Path(section.path).expanduser() / "config.json") if Path(section.path).expanduser().is_dir() else None
+    return found or remedy_of(error, "model.")
+
+
+def _config_fault(path: Path) -> str | None:
+    """What is wrong with the config.json of a folder, or with its model type; None where nothing is."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        adapter = path.with_name("adapter_config.json").exists()
+        what = (
+            "an adapter alone: merge it, or give its base"
+            if adapter
+            else "no model: give the folder with config.json and weights"
+        )
+        return f"there is no config.json in it, it holds {what}"
+    except (ValueError, OSError):
+        return "its config.json cannot be read as JSON: fetch it again"
+    name = content.get("model_type") if isinstance(content, dict) else None
+    if name in CONFIG_MAPPING:
+        return None
+    if isinstance(content, dict) and content.get("auto_map"):
+        return "the model brings its own code: set model.trust_remote_code: true if you trust it"
+    if not name:
+        return "its config.json names no model_type"
+    text = f"transformers {version('transformers')} knows no model type {name!r}"
+    return f"{text}: {did_you_mean(str(name), CONFIG_MAPPING, 'a newer one may')}"
 
 
 # --- tokenizer ------------------------------------------------------------------------------------------------------------------
@@ -160,6 +202,7 @@ def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> di
     source, hub = locate(section), _hub_kwargs(section)
     config = _config(section, source, hub)
     _override(config, section.overrides)
+    _require_support(config, section.attn_implementation, head)
     if head == "score":
         config.num_labels = 1
     kwargs: dict[str, Any] = {
@@ -193,6 +236,22 @@ def _require_library(attention: str | None) -> None:
         return
     hint = f"pip install {row.library}, or use sdpa"
     raise ModelError(f"model.attn_implementation: {attention} needs {row.library}, which is not installed", hint=hint)
+
+
+def _require_support(config: PretrainedConfig, attention: str | None, head: Head) -> None:
+    """Refuse an attention that the model's class does not have, and say what it has."""
+    model_class = _class_of(config, head)
+    if attention not in ATTENTION or model_class is None or attention in (has := _attentions(model_class)):
+        return
+    text = f"model.attn_implementation: {model_class.__name__} has no {attention}"
+    raise ModelError(text, hint=f"leave it out, or use {' or '.join(has)}")
+
+
+def _attentions(model_class: Any) -> list[str]:
+    """What of our table a class has: undocumented, the class attributes that transformers itself reads."""
+    family = {"sdpa": "sdpa", "flex_attention": "flex_attn", "flash_attention": "flash_attn"}
+    flags = {name: family.get(name.rstrip("_0123456789")) for name in ATTENTION}
+    return [name for name, flag in flags.items() if flag is None or getattr(model_class, f"_supports_{flag}", False)]
 
 
 def _installed(distribution: str) -> bool:
@@ -255,7 +314,9 @@ def best_attention(section: ModelSection, head: Head = "tokens") -> tuple[str, s
             raise
         return None
     model_class = _class_of(config, head)
-    return None if model_class is None else (BEST[0 if _has_sdpa(model_class) else 1], model_class.__name__)
+    return (
+        None if model_class is None else (next(name for name in BEST if name in _attentions(model_class)), model_class.__name__)
+    )
 
 
 def _class_of(config: PretrainedConfig, head: Head) -> Any:
@@ -263,11 +324,6 @@ def _class_of(config: PretrainedConfig, head: Head) -> Any:
     mapping = _auto_class(type(config), head)._model_mapping
     found = mapping.get(type(config), None)
     return found[0] if isinstance(found, tuple) else found
-
-
-def _has_sdpa(model_class: Any) -> bool:
-    """Whether transformers gives a class sdpa when nothing is asked for: undocumented, the class attribute that it reads."""
-    return bool(model_class._supports_sdpa)
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -348,8 +404,17 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_che
         adapted: PreTrainedModel = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError) as error:
         leaves = sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)})
-        raise ModelError(f"adapter: {error}", hint=f"target_modules could be: {', '.join(leaves)}") from error
+        hint = None if _names_some(config, model) else f"target_modules could be: {', '.join(leaves)}"
+        raise ModelError(f"adapter: {error}", hint=hint) from error
     return adapted
+
+
+def _names_some(config: PeftConfig, model: PreTrainedModel) -> bool:
+    """Whether `target_modules` fits some module of the model: a regular expression, or ends of names."""
+    wanted: Any = getattr(config, "target_modules", None)
+    if isinstance(wanted, str):
+        return wanted == "all-linear" or any(re.fullmatch(wanted, name) for name, _ in model.named_modules())
+    return any(f".{name}".endswith(f".{end}") for name, _ in model.named_modules() for end in wanted or ())
 
 
 def _linear_layers(model: PreTrainedModel) -> Iterable[tuple[str, Any]]:
