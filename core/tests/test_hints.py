@@ -42,9 +42,7 @@ def edit(folder, **values):
 
 def test_a_folder_without_config(folder):
     (folder / "config.json").unlink()
-    assert of_model(folder).hint == (
-        "there is no config.json in it, it holds no model: give the folder with config.json and weights"
-    )
+    assert of_model(folder).hint == ("there is no config.json in it, it holds no model: give one with config.json and weights")
     (folder / "adapter_config.json").write_text("{}")
     assert "an adapter alone: merge it, or give its base" in of_model(folder).hint
 

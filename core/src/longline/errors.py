@@ -118,7 +118,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {found!r}?" if found else otherwise
 
 
-# --- what to do about an error of a library -----------------------------------------------------------------------------------------
+# --- what to do about an error of a library ---------------------------------------------------------------------------------------
 
 
 def remedy_of(error: BaseException, of: str) -> str | None:

@@ -100,11 +100,7 @@ def _config_fault(path: Path) -> str | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         adapter = path.with_name("adapter_config.json").exists()
-        what = (
-            "an adapter alone: merge it, or give its base"
-            if adapter
-            else "no model: give the folder with config.json and weights"
-        )
+        what = "an adapter alone: merge it, or give its base" if adapter else "no model: give one with config.json and weights"
         return f"there is no config.json in it, it holds {what}"
     except (ValueError, OSError):
         return "its config.json cannot be read as JSON: fetch it again"
