@@ -84,6 +84,10 @@ class PluginError(LonglineError):
     exit_code = EXIT_PLUGIN
 
 
+class AuthorWarning(UserWarning):
+    """Something for the author of a plugin: pytest shows it, the command line does not."""
+
+
 class Interrupted(LonglineError):  # noqa: N818 - the field's word for it
     """A signal asked the run to stop; `signum` is SIGINT or SIGTERM."""
 

@@ -71,7 +71,7 @@ class Run:
         self.added_metrics: set[str] = set()
         self.started = artifacts.now()
         options = {plugin.name: plugin.options for plugin in plugins}
-        self._secrets = Secrets.collect(loaded.config, options)
+        self._secrets = Secrets.of(loaded.config, options)
         self.resolved = dump_resolved(loaded, options)
 
     @property
