@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -9,11 +11,15 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from longline import Plugin, PluginConfig, hookimpl
+from longline.config.dump import dump_resolved
 from longline.config.loader import LoadedConfig, load_config
-from longline.errors import ConfigError, PluginError
+from longline.config.secrets import MASK, Secrets
+from longline.errors import AuthorWarning, ConfigError, PluginError
 from longline.plugins import Bus, installed, load_plugins, option_models
+from longline.run import train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -390,3 +396,75 @@ def test_what_plugins_add_to_a_log_event_is_logged_and_is_no_measure_of_the_mode
     card = (outcome.output_dir / "model" / "README.md").read_text()
     assert "train_loss" in card
     assert "celsius" not in card
+
+
+# --- options that are named like secrets --------------------------------------------------------------------------------------
+
+NAMED = """
+    from pydantic import SecretStr
+    from longline import Plugin, PluginConfig, hookimpl
+
+    class NamedConfig(PluginConfig):
+        mask_token: str = "[MASK]"
+        voice_token: str = ""
+        log_token: bool = False
+        api_key: SecretStr | None = None
+        headers: dict[str, str] = {}
+
+    class NamedPlugin(Plugin):
+        Config = NamedConfig
+
+        @hookimpl
+        def on_run_start(self): print("voice", self.config.voice_token)
+"""
+OPTIONS = {"mask_token": "[MASK]", "voice_token": "alto voice", "api_key": "s3cret-key", "headers": {"token": "h3ader-s3cret"}}
+
+
+def test_an_author_is_told_of_a_plain_option_that_is_named_like_a_secret(site: Site, config):
+    site.add("named", NAMED, target="NamedPlugin")
+    with pytest.warns(AuthorWarning, match="plugin 'named': the option `voice_token` is named like a secret") as seen:
+        load_plugins(config("named: {voice_token: alto}"))
+    assert len(seen) == 1
+
+
+def test_what_the_model_calls_plain_is_written_and_repeats_the_run(site: Site, run_longline, run_config, tmp_path):
+    site.add("named", NAMED, target="NamedPlugin")
+    options = {name: OPTIONS[name] for name in ("mask_token", "voice_token")}
+    with pytest.warns(AuthorWarning):
+        first = run_longline(plugins=[{"named": options}], trainer={"max_steps": 1})
+    saved = (first.output_dir / "config.yaml").read_text()
+    assert yaml.safe_load(saved)["plugins"]["named"] == {**options, "log_token": False, "api_key": None, "headers": {}}
+    with pytest.warns(AuthorWarning):
+        again = train(load_config(first.output_dir / "config.yaml"), overwrite=True)
+    assert again.status == "completed"
+    assert (first.output_dir / "config.yaml").read_text() == saved
+
+
+def test_what_the_model_calls_secret_and_names_in_its_mappings_are_masked(site: Site, config):
+    site.add("named", NAMED, target="NamedPlugin")
+    loaded = config(f"named: {json.dumps(OPTIONS)}")
+    with pytest.warns(AuthorWarning):
+        (plugin,) = load_plugins(loaded)
+    text = dump_resolved(loaded, {"named": plugin.options})
+    assert "s3cret" not in text
+    assert "alto voice" in text
+    secrets = Secrets.of(loaded.config, {"named": plugin.options})
+    assert secrets.mask("alto voice [MASK] s3cret-key h3ader-s3cret") == f"alto voice [MASK] {MASK} {MASK}"
+
+
+def test_the_command_line_keeps_what_is_for_authors_to_itself(site: Site, config):
+    site.add("named", NAMED, target="NamedPlugin")
+    path = config("named: {voice_token: alto}").path
+    command = [sys.executable, "-m", "longline", "plan", str(path)]
+    environ = {**os.environ, "PYTHONPATH": str(site.folder)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "named" in done.stdout
+    assert "voice_token" not in done.stderr
+
+
+def test_raw_options_are_masked_by_name_unless_they_cannot_be_secret(config):
+    loaded = config('unknown: {voice_token: "<|voice|>", api_token: "s3cret-raw", mode_token: auto}')
+    text = dump_resolved(loaded)
+    assert yaml.safe_load(text)["plugins"]["unknown"] == {"voice_token": "<|voice|>", "api_token": MASK, "mode_token": "auto"}
+    assert Secrets.of(loaded.config, {}).mask("<|voice|> s3cret-raw auto") == f"<|voice|> {MASK} auto"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from longline.errors import ConfigError, TrainingError
+from longline.errors import ConfigError, TrainingError, disk_remedy
 
 if TYPE_CHECKING:
     from longline.plan import Plan
@@ -96,7 +96,9 @@ def write_config(path: Path, text: str) -> None:
 
 
 def _not_writable(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}", hint="check output_dir")
+    return ConfigError(
+        f"cannot write the run folder {folder}: {error.strerror or error}", hint=disk_remedy(error, "check output_dir")
+    )
 
 
 def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:

@@ -6,7 +6,9 @@ and is reported as such.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 
@@ -82,6 +84,10 @@ class PluginError(LonglineError):
     exit_code = EXIT_PLUGIN
 
 
+class AuthorWarning(UserWarning):
+    """Something for the author of a plugin: pytest shows it, the command line does not."""
+
+
 class Interrupted(LonglineError):  # noqa: N818 - the field's word for it
     """A signal asked the run to stop; `signum` is SIGINT or SIGTERM."""
 
@@ -114,3 +120,47 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return `did you mean 'x'?` to put into a message, or `otherwise` when nothing is near."""
     found = nearest(word, known)
     return f"did you mean {found!r}?" if found else otherwise
+
+
+# --- what to do about an error of a library ---------------------------------------------------------------------------------------
+
+
+def remedy_of(error: BaseException, of: str) -> str | None:
+    """What to do about an error from the hub, a library or the machine, by its classes and their causes; None for any other.
+
+    `of` stands before the names of keys: `model.`, `this source's `. A hint that does not fit is worse than none.
+    """
+    from huggingface_hub import errors as hub
+
+    found = [type(cause) for cause in causes(error)]
+
+    def has(*classes: type[BaseException]) -> bool:
+        return any(issubclass(one, classes) for one in found)
+
+    if has(hub.GatedRepoError):
+        return "accept its terms on the hub, then log in with `hf auth login` or set HF_TOKEN"
+    if has(hub.RevisionNotFoundError):
+        return f"check {of}revision"
+    if has(hub.RepositoryNotFoundError):
+        return f"check {of}path; one that is private needs a login: `hf auth login` or HF_TOKEN"
+    if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError):
+        if os.environ.get("HF_HUB_OFFLINE"):
+            return "HF_HUB_OFFLINE is set and it is not in the cache: unset it, or give a local folder"
+        return "it is not in the cache and the hub was not reached: check the network, or give a local folder"
+    missing = next((cause.name for cause in causes(error) if isinstance(cause, ModuleNotFoundError) and cause.name), None)
+    return f"install what provides the module {missing.partition('.')[0]!r}" if missing else None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from, or while handling."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+
+
+def disk_remedy(error: OSError, otherwise: str) -> str:
+    """What to do when a file cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space"
+    return otherwise

@@ -6,13 +6,15 @@ its quantisation marks, since transformers refuses to train or save a model that
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from longline.config.attention import lookup
-from longline.errors import LonglineError, ModelError, did_you_mean
+from longline.config.attention import ATTENTION, BEST, lookup
+from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,8 +76,44 @@ def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         first = str(error).strip().split("\n")[0]
-        hint = "check model.path; a hub id needs the network or a filled cache, a gated one model.token"
-        raise ModelError(f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}", hint=hint) from error
+        text = f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}"
+        raise ModelError(text, hint=_remedy(error, section)) from error
+
+
+def _remedy(error: Exception, section: ModelSection) -> str | None:
+    """What to do about what a library raised; None where nothing is known that fits."""
+    import torch
+    from safetensors import SafetensorError
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return "model.dtype: bfloat16 or model.quantization with an adapter takes less memory, and so does a smaller model"
+    if isinstance(error, SafetensorError):
+        return "a file of weights is damaged or not whole: fetch it again"
+    found = _config_fault(Path(section.path).expanduser() / "config.json") if Path(section.path).expanduser().is_dir() else None
+    return found or remedy_of(error, "model.")
+
+
+def _config_fault(path: Path) -> str | None:
+    """What is wrong with the config.json of a folder, or with its model type; None where nothing is."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        adapter = path.with_name("adapter_config.json").exists()
+        what = "an adapter alone: merge it, or give its base" if adapter else "no model: give one with config.json and weights"
+        return f"there is no config.json in it, it holds {what}"
+    except (ValueError, OSError):
+        return "its config.json cannot be read as JSON: fetch it again"
+    name = content.get("model_type") if isinstance(content, dict) else None
+    if name in CONFIG_MAPPING:
+        return None
+    if isinstance(content, dict) and content.get("auto_map"):
+        return "the model brings its own code: set model.trust_remote_code: true if you trust it"
+    if not name:
+        return "its config.json names no model_type"
+    text = f"transformers {version('transformers')} knows no model type {name!r}"
+    return f"{text}: {did_you_mean(str(name), CONFIG_MAPPING, 'a newer one may')}"
 
 
 # --- tokenizer ------------------------------------------------------------------------------------------------------------------
@@ -157,12 +195,10 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
     import transformers
 
     _require_library(section.attn_implementation)
-    source = locate(section)
-    hub = _hub_kwargs(section)
-    config = _loading(
-        "model's config", section, lambda: transformers.AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
-    )
+    source, hub = locate(section), _hub_kwargs(section)
+    config = _config(section, source, hub)
     _override(config, section.overrides)
+    _require_support(config, section.attn_implementation, output)
     if output == "score":
         config.num_labels = 1
     kwargs: dict[str, Any] = {
@@ -180,13 +216,38 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
     return kwargs
 
 
-def _require_library(attention: str) -> None:
+def _config(section: ModelSection, source: ModelSource, hub: dict[str, Any]) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    config: PretrainedConfig = _loading(
+        "model's config", section, lambda: AutoConfig.from_pretrained(source.path, **source.kwargs, **hub)
+    )
+    return config
+
+
+def _require_library(attention: str | None) -> None:
     """An implementation needs its library, or the package `kernels`, with which transformers fetches a build of it."""
     row = lookup(attention)
     if row is None or row.library is None or any(_installed(name) for name in (row.library, "kernels")):
         return
     hint = f"pip install {row.library}, or use sdpa"
     raise ModelError(f"model.attn_implementation: {attention} needs {row.library}, which is not installed", hint=hint)
+
+
+def _require_support(config: PretrainedConfig, attention: str | None, output: Output) -> None:
+    """Refuse an attention that the model's class does not have, and say what it has."""
+    model_class = _class_of(config, output)
+    if attention not in ATTENTION or model_class is None or attention in (has := _attentions(model_class)):
+        return
+    text = f"model.attn_implementation: {model_class.__name__} has no {attention}"
+    raise ModelError(text, hint=f"leave it out, or use {' or '.join(has)}")
+
+
+def _attentions(model_class: Any) -> list[str]:
+    """What of our table a class has: undocumented, the class attributes that transformers itself reads."""
+    family = {"sdpa": "sdpa", "flex_attention": "flex_attn", "flash_attention": "flash_attn"}
+    flags = {name: family.get(name.rstrip("_0123456789")) for name in ATTENTION}
+    return [name for name, flag in flags.items() if flag is None or getattr(model_class, f"_supports_{flag}", False)]
 
 
 def _installed(distribution: str) -> bool:
@@ -214,18 +275,57 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     Raises:
         ModelError: the weights cannot be loaded, or `attn_implementation` was not taken.
     """
-    import transformers
-
-    config = type(kwargs.get("config"))
-    towers = config not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    loader: Any = getattr(transformers, WITH_TOWERS if output == "tokens" and towers else AUTO_CLASSES[output])
+    loader = _auto_class(type(kwargs.get("config")), output)
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
         drop_quantisation_marks(model)
-    wanted, got = kwargs.get("attn_implementation"), model.config._attn_implementation
+    wanted, got = kwargs.get("attn_implementation"), attention_of(model)
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
     return model
+
+
+def _auto_class(config: type, output: Output) -> Any:
+    """The class of transformers that loads models with this class of configs."""
+    import transformers
+
+    towers = config not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return getattr(transformers, WITH_TOWERS if output == "tokens" and towers else AUTO_CLASSES[output])
+
+
+def best_attention(section: ModelSection, output: Output = "tokens") -> tuple[str, str] | None:
+    """What a model takes when `attn_implementation` is left out, and its class: from its config alone, without weights.
+
+    None where that cannot be said: a hub id that is not in the cache (the hub is not asked: without a network it would be asked
+    again for half a minute), or a class that comes with the model.
+
+    Raises:
+        ModelError: a local folder or file has no config that transformers can read.
+    """
+    source = locate(section)
+    try:
+        config = _config(section, source, {**_hub_kwargs(section), "local_files_only": True})
+    except ModelError:
+        if Path(source.path).is_dir():
+            raise
+        return None
+    model_class = _class_of(config, output)
+    return (
+        None if model_class is None else (next(name for name in BEST if name in _attentions(model_class)), model_class.__name__)
+    )
+
+
+def _class_of(config: PretrainedConfig, output: Output) -> Any:
+    """The class that a config's model has, or None: undocumented, since `from_pretrained` says it only with weights."""
+    mapping = _auto_class(type(config), output)._model_mapping
+    found = mapping.get(type(config), None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """What a loaded model took: undocumented, the only place where transformers keeps it."""
+    taken: str = model.config._attn_implementation
+    return taken
 
 
 def drop_quantisation_marks(model: PreTrainedModel) -> None:
@@ -300,8 +400,17 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_che
         adapted: PreTrainedModel = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError) as error:
         leaves = sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)})
-        raise ModelError(f"adapter: {error}", hint=f"target_modules could be: {', '.join(leaves)}") from error
+        hint = None if _names_some(config, model) else f"target_modules could be: {', '.join(leaves)}"
+        raise ModelError(f"adapter: {error}", hint=hint) from error
     return adapted
+
+
+def _names_some(config: PeftConfig, model: PreTrainedModel) -> bool:
+    """Whether `target_modules` fits some module of the model: a regular expression, or ends of names."""
+    wanted: Any = getattr(config, "target_modules", None)
+    if isinstance(wanted, str):
+        return wanted == "all-linear" or any(re.fullmatch(wanted, name) for name, _ in model.named_modules())
+    return any(f".{name}".endswith(f".{end}") for name, _ in model.named_modules() for end in wanted or ())
 
 
 def _linear_layers(model: PreTrainedModel) -> Iterable[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from longline.config.attention import PackingLayout, lookup
+from longline.config.attention import BEST, PackingLayout, lookup
 from longline.methods import find
 from longline.methods.base import Fact, Method, Output
 from longline.methods.trl import CHECKPOINTING
@@ -58,6 +58,10 @@ class Machine:
     threads: int = 0
     """Threads of each rank, and why so many; 0 when nobody looked."""
     threads_why: str = ""
+
+
+BEST_ATTENTION = Fact("attention", ", else ".join(BEST), "the first that the model has")
+"""Where the config names none; `Plan.with_attention` replaces it once the model's class is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,11 @@ class Plan:
         why = "trainer.max_steps" if self.max_steps > 0 else f"{rows} rows, {per_epoch} steps an epoch, {self.epochs:g} epochs"
         return replace(self, rows=rows, steps=steps).with_fact("steps", str(steps), why)
 
+    def with_attention(self, taken: str, model_class: str) -> Plan:
+        """Return the plan with the attention known that a class of models takes where the config names none."""
+        known = BEST_ATTENTION in self.facts
+        return self.with_fact("attention", taken, f"the best that {model_class} has") if known else self
+
 
 def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None = None) -> Plan:
     """Decide everything that can be decided before data and model are loaded.
@@ -156,6 +165,7 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
     dtype, dtype_why = _dtype(config, machine)
     method = find(config.method)
     packing, packing_why = _packing(config, method)
+    attention = config.model.attn_implementation
     args, args_facts = _trainer_args(config, machine)
     if final is not None:
         changed = [name for name in final if name in args and args[name] != final[name]]
@@ -190,7 +200,7 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         Fact("device", machine.device, f"{machine.world_size} process{'es' if machine.world_size > 1 else ''}"),
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
-        Fact("attention", config.model.attn_implementation, "config or default"),
+        Fact("attention", attention, "model.attn_implementation") if attention else BEST_ATTENTION,
         Fact("layout", plan.layout, packing_why),
         Fact(
             "batch",
@@ -239,7 +249,7 @@ def _packing(config: Config, method: Method) -> tuple[PackingLayout | None, str]
     packing: PackingLayout | None = attention.packing if attention else None
     if packing is None:
         raise ValueError(f"{config.model.attn_implementation} cannot isolate packed samples")  # check_config refuses it before
-    return packing, f"data.packing, isolated by {config.model.attn_implementation}"
+    return packing, f"data.packing, isolated by {config.model.attn_implementation or BEST_ATTENTION.value}"
 
 
 def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:

@@ -184,6 +184,7 @@ def model(state: State, tokenizer: Any) -> Any:
     state.load_model = _loader(state, tokenizer)
     run, config = state.view, state.loaded.config
     made = load(state, config.model, tokenizer, POLICY)
+    state.replan(state.plan.with_attention(models.attention_of(made), type(made).__name__))
     if state.plan.packing:
         models.require_isolation(made)
     run.hook.post_model_load(run=run, model=made, role=POLICY)

@@ -24,7 +24,7 @@ def test_a_type_has_the_loss_and_the_gradients_of_the_plain_model(model_type):
 
 
 def test_every_type_of_the_zoo_is_in_the_matrix():
-    assert RESULT["types"].keys() | RESULT["missing"].keys() == set(zoo.CCE_TYPES)
+    assert RESULT["types"].keys() | RESULT["missing"].keys() == set(matrix.TYPES)
     assert RESULT["missing"] == {}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longline import __version__
-from longline.errors import EXIT_SIGINT, EXIT_TRAINING, LonglineError, PluginError, did_you_mean
+from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, LonglineError, PluginError, did_you_mean
 from longline.process import garbage, telemetry
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _show(error: Exception, text: str, *, debug: bool) -> None:
 
 def _quiet() -> None:
     """Keep what libraries tell their developers, and progress bars where no terminal is, out of a person's sight."""
-    for category in (FutureWarning, DeprecationWarning):
+    for category in (FutureWarning, DeprecationWarning, AuthorWarning):
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.|transformers\.pytorch_utils")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, used or not, and it misses optional packages

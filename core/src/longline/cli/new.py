@@ -32,7 +32,7 @@ model:
   path: $model
   # a local folder, a .gguf file, or a hub id
   # dtype: auto                    # auto, float32, bfloat16, float16
-  # attn_implementation: sdpa      # sdpa, eager, flash_attention_2 ...
+  # attn_implementation: sdpa      # sdpa, eager, flash_attention_2 ...; left out: the best that the model has
 
 adapter:                           # without this section all weights are trained
   type: lora                       # lora, dora, rslora

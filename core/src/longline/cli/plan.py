@@ -20,11 +20,14 @@ from longline.config.loader import load_config
 def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print what CONFIG resolves to on this machine, and which plugin answers each hook."""
     from longline import stages
+    from longline.model import best_attention
     from longline.run import open_run
 
     state = open_run(load_config(config, overrides), "plan")
     stages.trainer_arguments(state)  # what plugins change is what would run
     run, plan = state.view, state.plan
+    if best := best_attention(run.config.model, run.output):
+        plan = plan.with_attention(*best)
     answers = {hook: names for hook, names in state.bus.answers().items() if names}
     if as_json:
         facts = [{"name": fact.name, "value": run.mask(fact.value), "why": fact.why} for fact in plan.facts]

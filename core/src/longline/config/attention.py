@@ -37,6 +37,11 @@ HUB_KERNEL = Attention(None, "kernels", ("cuda",))
 """A kernel named by its hub repository (`owner/name`): nothing is known of it, so nothing is promised."""
 
 
-def lookup(name: str) -> Attention | None:
-    """The row of the table for `name`, or None when no implementation has that name."""
+BEST = ("sdpa", "eager")
+"""What a model is given when the config is silent: the first of these that its class has. They pack and run alike."""
+
+
+def lookup(name: str | None) -> Attention | None:
+    """The row of the table for `name`, for None what all of `BEST` can; None when no implementation has that name."""
+    name = BEST[0] if name is None else name
     return HUB_KERNEL if "/" in name else ATTENTION.get(name)

@@ -100,7 +100,7 @@ def chat_template(loaded: LoadedConfig) -> Iterator[Problem]:
 def attention_is_known(loaded: LoadedConfig) -> Iterator[Problem]:
     """The name must be in the table, or be a hub kernel's."""
     name = loaded.config.model.attn_implementation
-    if lookup(name) is None:
+    if name is not None and lookup(name) is None:
         hint = nearest(name, ATTENTION) or f"known: {', '.join(ATTENTION)}, or a kernel's hub id"
         yield loaded.problem(f"unknown attention implementation {name!r}", "model", "attn_implementation", hint=hint)
 

@@ -10,7 +10,7 @@ import yaml
 
 from longline import __version__
 from longline.config.document import IMPLICIT_RESOLVERS, Keys, dotted
-from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo
+from longline.config.secrets import MASK, Secrets, is_plain, looks_secret, mask_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,7 @@ def resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | Non
     if not data["plugins"]:
         del data["plugins"]
     known = frozenset(plugin_options)
-    cleaned = _Cleaner(loaded, Secrets.collect(loaded.config, plugin_options), known).clean(data, ())
+    cleaned = _Cleaner(loaded, Secrets.of(loaded.config, plugin_options), known).clean(data, ())
     return dict(cleaned)
 
 
@@ -114,10 +114,12 @@ class _Cleaner:
         return _escape(text)
 
     def _holds_secret(self, text: str, keys: Keys) -> bool:
-        if keys[0] == "plugins" and keys[1] not in self.known and dotted(keys) in self.loaded.env_refs:
-            return True  # nobody said what is secret among these options
-        raw = keys[0] in {"plugins", "trainer"}
-        named = raw and any(isinstance(key, str) and looks_secret(key) for key in keys[2 if keys[0] == "plugins" else 1 :])
+        raw = keys[0] == "plugins" and keys[1] not in self.known
+        if keys[0] == "plugins" and dotted(keys) in self.loaded.env_refs and (raw or looks_secret(str(keys[-1]))):
+            return True  # nobody said what is secret among these options, or it should have been said of this one
+        # The names that are judged are those inside raw mappings; of a validated plugin's options its model is the author's word.
+        judged = {"plugins": 3 if keys[1:2] and keys[1] in self.known else 2, "trainer": 1}.get(str(keys[0]), len(keys))
+        named = any(isinstance(key, str) and looks_secret(key) for key in keys[judged:]) and not is_plain(text)
         return bool(text) and (named or MASK in text or self.secrets.mask(text) != text)
 
     def _harmless_template(self, keys: Keys) -> str | None:

@@ -128,7 +128,7 @@ def _problem(keys: Keys, details: list[ErrorDetails], root: Node, prefix: Keys, 
     if options and isinstance(node.value, (str, bool, int)):
         text = f"{shown(node, secret=looks_secret(name))} is not one of {', '.join(options)}"
         return Problem(text, dotted(keys), str(node.focus), nearest(str(node.value), options))
-    secret = looks_secret(name) or _is_secret(keys[len(prefix) :], model)
+    secret = looks_secret(name) or is_secret(keys[len(prefix) :], model)
     text = _sentence(details, shown(node, secret=secret))
     hint = "quote it" if secret and "expected text" in text else None
     return Problem(text, dotted(keys), str(node.focus), hint)
@@ -154,7 +154,8 @@ def _meaning(keys: Keys, model: type[BaseModel]) -> str | None:
     return info.description.split("\n")[0].rstrip(".") if info and info.description else None
 
 
-def _is_secret(keys: Keys, model: type[BaseModel]) -> bool:
+def is_secret(keys: Keys, model: type[BaseModel]) -> bool:
+    """Whether the field of a model at these keys is declared a SecretStr."""
     section = model_at(model, keys[:-1])
     info = section.model_fields.get(str(keys[-1])) if section and keys else None
     return info is not None and (info.annotation is SecretStr or SecretStr in get_args(info.annotation))

@@ -13,6 +13,8 @@ from pydantic import BaseModel, SecretStr
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from longline.config.sections import Config
+
 MASK = "**********"
 """What stands where a secret was; a config that holds it is refused, because it cannot repeat a run."""
 
@@ -22,7 +24,10 @@ SHORTEST = 4
 _NAME = re.compile(
     r"(?:^|_)(?:token|secret|password|passwd|passphrase|api_?key|access_?key|private_?key|webhook|credentials?)(?:$|_)"
 )
-_NOT = re.compile(r"(?:pad|eos|bos|unk|add|max|min|num|new|special|stop)_tokens?|tokens?_(?:per|id|ids|count|type)|tokens$")
+_NOT = re.compile(
+    r"(?:pad|eos|bos|unk|mask|sep|cls|add|max|min|num|new|special|stop)_tokens?|tokens?_(?:per|id|ids|count|type)|tokens$"
+)
+_PLAIN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|true|false|none|null|auto|yes|no|on|off", re.IGNORECASE)
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^/\s@:?#]*)(?P<password>:[^/\s@?#]*)?@")
 
 
@@ -30,6 +35,11 @@ def looks_secret(name: str) -> bool:
     """Whether a key is named like a secret: token, api_key, password, webhook; not pad_token or max_tokens."""
     lower = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
     return bool(_NAME.search(lower)) and not _NOT.search(lower)
+
+
+def is_plain(value: str) -> bool:
+    """Whether a value cannot be a secret, whatever its key is called: nothing, a word such as `auto`, `[MASK]` or `<|end|>`."""
+    return not value or bool(_PLAIN.fullmatch(value))
 
 
 def mask_userinfo(text: str) -> str:
@@ -48,7 +58,7 @@ class Secrets:
     """The secret values of a config and of its plugins' options, to be kept out of everything that is written or sent.
 
     A value is secret when its field is a `SecretStr`, when it stands as user or password in a url, or when a raw mapping
-    (plugin options, `trainer`) has it under a name such as `token` or `api_key`.
+    (`trainer`, options that no plugin's model has validated) has it under a name such as `token` or `api_key` and it may be one.
     """
 
     def __init__(self) -> None:
@@ -61,6 +71,13 @@ class Secrets:
         for source in sources:
             secrets.add(source)
         return secrets
+
+    @classmethod
+    def of(cls, config: Config, options: Mapping[str, BaseModel]) -> Secrets:
+        """The secrets of a config; what a plugin's validated options say of theirs is the last word on what the config gives it."""
+        sections = [getattr(config, name) for name in type(config).model_fields if name != "plugins"]
+        raw = [entry.options for entry in config.plugins if entry.name not in options]
+        return cls.collect(*sections, *raw, *options.values())
 
     def add(self, source: Any) -> None:
         """Collect from a model, a mapping, a list or a single value; nested to any depth."""
@@ -109,4 +126,4 @@ def _collect(source: Any, *, secret: bool) -> Iterator[str]:
         for value in source:
             yield from _collect(value, secret=secret)
     elif isinstance(source, str):
-        yield from [source] if secret else userinfo(source)
+        yield from [source] if secret and not is_plain(source) else userinfo(source)

@@ -60,8 +60,9 @@ class ModelSection(Section):
     dtype: Dtype = "auto"
     """The type of the weights. `auto`: where the device computes in bfloat16, that for a frozen base under an adapter, and float32
     with mixed precision (`trainer.bf16`) when all weights are trained; float32 alone elsewhere."""
-    attn_implementation: str = "sdpa"
-    """sdpa, eager, flex_attention, flash_attention_2/3/4, or the hub id of a kernel."""
+    attn_implementation: str | None = None
+    """sdpa, eager, flex_attention, flash_attention_2/3/4, or the hub id of a kernel. Left out: sdpa where the model has it, else
+    eager."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for sources you trust."""
     token: SecretStr | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import xxhash
 
 from longline.data.readers import READERS, is_padded, kind_of, read_file
-from longline.errors import DataError
+from longline.errors import DataError, remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -228,7 +228,5 @@ def _hub(section: SourceSection) -> DatasetSource:
     except ValueError as error:
         raise DataError(f"{section.path}: {error}") from error
     except Exception as error:
-        offline = bool(os.environ.get("HF_HUB_OFFLINE"))
-        hint = "HF_HUB_OFFLINE is set: unset it or name a local file" if offline else "check the name, the network and HF_TOKEN"
-        raise DataError(f"{where}: {type(error).__name__}: {error}", hint=hint) from error
+        raise DataError(f"{where}: {type(error).__name__}: {error}", hint=remedy_of(error, "this source's ")) from error
     return DatasetSource(loaded, f"{section.path}[{section.split}]")

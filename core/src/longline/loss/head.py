@@ -85,8 +85,8 @@ class HeadTap:
     Install it on the bare or adapted model, before DDP, FSDP2 or torch.compile wrap it.
     """
 
-    def __init__(self, model: PreTrainedModel, loss: LinearLoss | None = None) -> None:
-        """Install the tap.
+    def __init__(self, model: PreTrainedModel, loss: LinearLoss | None = None, *, overwrite: bool = True) -> None:
+        """Install the tap; without `overwrite` a model's usual loss is always its own function, which leaves the logits alone.
 
         Raises:
             ModelError: `unfit` has a reason against it.
@@ -98,6 +98,7 @@ class HeadTap:
         self.head: nn.Module = self._model.get_output_embeddings()
         self.transform: Transform | None = None
         self._loss = loss
+        self._overwrite = overwrite
         self._targets: Targets | None = None
         self._hidden: torch.Tensor | None = None
         self._native = self._model.loss_function
@@ -160,7 +161,7 @@ class HeadTap:
         count = torch.as_tensor(count, device=logits.device)
         tokens = targets.tokens.to(logits.device)
         if self._loss is None:
-            if can_overwrite(logits):
+            if self._overwrite and can_overwrite(logits):
                 return overwriting_loss(logits, tokens, count)
             return self._native(logits, None, vocab_size, *args, **{**kwargs, "shift_labels": tokens})
         hidden, self._hidden = self._hidden, None
@@ -220,13 +221,16 @@ def transforms(config: Any) -> list[Transform]:
     return [Transform(scale, cap) for scale in dict.fromkeys(scales) for cap in dict.fromkeys(caps)]
 
 
-def trained_tokens_loss(model: PreTrainedModel) -> Callable[[Any, Any, dict[str, Any], Any], Any]:
+def trained_tokens_loss(model: PreTrainedModel, *, overwrite: bool = True) -> Callable[[Any, Any, dict[str, Any], Any], Any]:
     """A loss function for `provide_loss` that makes logits of the trained tokens alone; the loss is the model's own.
 
     Models that `unfit` names, label smoothing, trainer classes with a loss of their own, and an evaluation that wants logits get
     all of them. Otherwise `outputs.logits` is [1, N, vocabulary], or [1, 0, vocabulary] in training: see HeadTap.
+
+    A plugin that put a kernel in the place of `nn.functional.cross_entropy` answers `provide_loss` with it and `overwrite=False`:
+    then that function is called, and nothing is computed in the logits' memory instead.
     """
-    tap = None if unfit(model) else HeadTap(model)
+    tap = None if unfit(model) else HeadTap(model, overwrite=overwrite)
 
     def loss(trainer: Any, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
         if tap is None or wants_all_logits(trainer):

@@ -89,7 +89,8 @@ def _imported(text: str, where: str, folder: Path) -> Any:
         try:
             found = import_module(module)
         except Exception as error:
-            hint = f"it is looked for in {folder} and among what is installed"
+            absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            hint = f"it is looked for in {folder} and among what is installed" if absent else None
             raise ConfigError(f"{where}: cannot import {module!r}: {type(error).__name__}: {error}", hint=hint) from error
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, get_args
 
 import importlib_metadata
 from pydantic import BaseModel, ValidationError
 
-from longline.config.explain import unknown_hint
-from longline.errors import ConfigError, LonglineError, PluginError, Problem
+from longline.config.explain import is_secret, unknown_hint
+from longline.config.secrets import looks_secret
+from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
 from longline.plugins.base import LoadedPlugin, Plugin, remedy
 from longline.plugins.bus import Bus
 from longline.plugins.discovery import GROUP, Fault, PluginInfo, installed, not_installed, unusable
@@ -212,11 +214,21 @@ def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequ
         ]
         try:
             models.append(cls.Config.model_validate(entry.options))
+            _warn_author(entry.name, cls.Config)
         except ValidationError as error:
             problems += loaded.explain(error, cls.Config, "plugins", entry.name)
     if problems:
         raise ConfigError(problems)
     return models
+
+
+def _warn_author(name: str, model: type[BaseModel]) -> None:
+    """Tell of options that are named like secrets and are not declared as such: they are written into files as they are."""
+    for key, field in model.model_fields.items():
+        text = field.annotation is str or str in get_args(field.annotation)
+        if text and looks_secret(key) and not is_secret((key,), model):
+            what = f"plugin {name!r}: the option `{key}` is named like a secret, and is written and shown as it is"
+            warnings.warn(f"{what}: declare it as pydantic.SecretStr, or rename it", AuthorWarning, stacklevel=2)
 
 
 def _ignored(options: dict[str, object], model: type[BaseModel]) -> list[str]:

@@ -84,7 +84,7 @@ class State:
         self.told: list[tuple[str, str, str]] = []
         """The facts of plugins: (name, value, why)."""
         options = {plugin.name: plugin.options for plugin in plugins}
-        self.secrets = Secrets.collect(loaded.config, options)
+        self.secrets = Secrets.of(loaded.config, options)
         self.resolved = dump_resolved(loaded, options)
 
     @property

@@ -115,7 +115,15 @@ class LigerPlugin(Plugin):
 
     @hookimpl
     def provide_loss(self, model: Any) -> LossFunction | None:
-        """Answer with the trainer's own loss, which is the fused one inside the model's forward; core's needs the head's output."""
+        """Answer with the loss that a kernel computes.
+
+        Fused, it is the trainer's own inside the model's forward; core's needs the head's output. A kernel for the cross entropy
+        is in torch's place, and core's loss of the trained tokens shall call it.
+        """
+        if self._runs("cross_entropy"):
+            from longline.loss.head import trained_tokens_loss
+
+            return trained_tokens_loss(model, overwrite=False)
         if not self._runs("fused_linear_cross_entropy"):
             return None
         from longline_liger.loss import fused_loss

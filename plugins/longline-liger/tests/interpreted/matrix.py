@@ -32,8 +32,8 @@ CANNOT = ("0 active drivers", "InterpreterError")
 
 def types() -> list[str]:
     """Every type that Liger knows and that transformers can take a text loss of."""
-    missing = zoo.missing()
-    return [name for name in dispatch.known() if name in zoo.TYPES and name not in missing]
+    missing = zoo.missing(dispatch.known())
+    return [name for name in dispatch.known() if name not in missing]
 
 
 def measure(model_type: str, *, run: bool = True) -> dict[str, str]:
