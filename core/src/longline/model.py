@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from longline import upstream
 from longline.config.attention import lookup
 from longline.errors import LonglineError, ModelError, did_you_mean
 
@@ -175,7 +176,7 @@ def model_kwargs(section: ModelSection, dtype: str, head: Head = "tokens") -> di
     }
     if section.quantization is not None:
         kwargs["quantization_config"] = cast("Any", transformers.BitsAndBytesConfig)(**section.quantization)
-    elif source.gguf_file and hasattr(transformers, "GgufConfig"):
+    elif source.gguf_file:
         kwargs["quantization_config"] = transformers.GgufConfig(gguf_file=source.gguf_file, dequantize=True)
     return kwargs
 
@@ -221,19 +222,11 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], head: Head = "toke
     loader: Any = getattr(transformers, WITH_TOWERS if head == "tokens" and towers else AUTO_CLASSES[head])
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
-        drop_quantisation_marks(model)
-    wanted, got = kwargs.get("attn_implementation"), model.config._attn_implementation
+        upstream.drop_quantisation_marks(model)
+    wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
     return model
-
-
-def drop_quantisation_marks(model: PreTrainedModel) -> None:
-    """Make a model that was unpacked from GGUF an ordinary one, so that it can be trained and saved."""
-    for holder in (model.config, model):
-        for name in ("quantization_config", "quantization_method", "hf_quantizer"):
-            if name in vars(holder):
-                delattr(holder, name)
 
 
 def require_isolation(model: PreTrainedModel) -> None:
@@ -245,7 +238,7 @@ def require_isolation(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     foreign = sorted(kind for kind in kinds if not kind.endswith(("full_attention", "sliding_attention", "chunked_attention")))
-    if foreign or getattr(model, "_is_stateful", False):
+    if foreign or upstream.is_stateful(model):
         what = ", ".join(foreign) or "recurrent state"
         raise ModelError(
             f"data.packing: {config.model_type} has {what}, which packed samples would share", hint="packing: false"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
-from longline import artifacts
+from longline import artifacts, upstream
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
@@ -235,7 +235,7 @@ def _arguments(run: Run) -> Any:
     if args.n_gpu > 1:
         # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
         run.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
-        args._n_gpu = 1
+        upstream.use_one_gpu(args)
     return args
 
 
@@ -370,7 +370,7 @@ def _trainer(run: Run, args: Any, made: Ingredients) -> Any:
 
 
 def _train(run: Run, trainer: Any, resume_from: Path | None) -> None:
-    from transformers.trainer_callback import PrinterCallback
+    from transformers import PrinterCallback
 
     from longline.trainers.trainer import EvaluationStoppedError
 

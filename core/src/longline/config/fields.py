@@ -22,6 +22,7 @@ from longline.config.explain import nearest, shown
 from longline.config.secrets import looks_secret
 from longline.config.sections import AdapterSection
 from longline.errors import Problem
+from longline.upstream import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,10 +39,6 @@ TRAINER_CLASSES: dict[str, tuple[str, str]] = {
     "reward": ("trl/trainer/reward_config.py", "RewardConfig"),
 }
 """Method to the file and class of its arguments; base classes are followed, also into other files and packages."""
-
-_LORA = ("peft/tuners/lora/config.py", "LoraConfig")
-_BITSANDBYTES = ("transformers/utils/quantization_config.py", "BitsAndBytesConfig")
-_LAZY_HOMES = {("transformers", "TrainingArguments"): "transformers/training_args.py"}
 
 _TRACKER = "Longline's own log is log.jsonl; trackers are plugins"
 _HUB = "Longline does not push; upload <output_dir>/model with `hf upload` after the run"
@@ -216,12 +213,12 @@ def loss_types(method: str) -> tuple[str, ...]:
 
 def adapter_fields() -> Mapping[str, LibraryField]:
     """Every field of peft.LoraConfig and its base classes; empty when peft is not installed."""
-    return _fields_of(*_LORA)
+    return _fields_of(SOURCES["peft.LoraConfig"], "LoraConfig")
 
 
 def quantization_fields() -> Mapping[str, LibraryField]:
     """Every argument of transformers.BitsAndBytesConfig; empty when transformers is not installed."""
-    return _fields_of(*_BITSANDBYTES)
+    return _fields_of(SOURCES["transformers.BitsAndBytesConfig"], "BitsAndBytesConfig")
 
 
 # --- reading the source -------------------------------------------------------------------------------------------------------
@@ -267,7 +264,7 @@ def _find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
 def _imported_file(path: Path, item: ast.ImportFrom, name: str) -> Path | None:
     if not item.level:
         module = item.module or ""
-        return _locate(_LAZY_HOMES.get((module, name), f"{module.replace('.', '/')}.py"))
+        return _locate(SOURCES.get(f"{module}.{name}", f"{module.replace('.', '/')}.py"))
     folder = path.parents[item.level - 1].joinpath(*(item.module or "").split("."))
     return next((file for file in (folder.with_suffix(".py"), folder / "__init__.py") if file.is_file()), None)
 

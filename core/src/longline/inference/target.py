@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from longline import artifacts
+from longline import artifacts, upstream
 from longline import model as models
 from longline.config.loader import LoadedConfig, load_config
 from longline.config.sections import ModelSection
@@ -74,7 +74,7 @@ def _weights(run_dir: Path, checkpoint: str | None) -> Path:
             )
         return run_dir / "model"
     for path in (run_dir / checkpoint, Path(checkpoint)):
-        if (path / "trainer_state.json").is_file():
+        if (path / upstream.STATE_FILE).is_file():
             return path
     names = ", ".join(path.name for path in artifacts.checkpoints(run_dir)) or "none"
     raise ConfigError(f"--checkpoint: {checkpoint} is none of the run's checkpoints: {names}")
