@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from longline.testing import zoo
-from longline_liger import applied, dispatch, release
+from longline_liger import applied, dispatch, release, upstream
 from longline_liger.config import LOSSES
 from longline_liger.patches import ProcessPatches, is_ligers
 
@@ -30,7 +30,7 @@ def patches():
 def test_the_matrix_is_of_this_release_and_has_every_type():
     assert FILE["versions"]["liger-kernel"] == release.installed_version()
     missing = zoo.missing()
-    assert set(STATES) == {name for name in dispatch.known() if name not in missing}
+    assert set(STATES) == {name for name in upstream.functions() if name not in missing}
     assert len(STATES) >= 48
 
 
