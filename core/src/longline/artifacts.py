@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from longline import upstream
 from longline.errors import ConfigError, TrainingError, disk_remedy
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def resume_point(run_dir: Path, wanted: str) -> Path:
             )
         return found[-1]
     path = Path(wanted)
-    if not (path / "trainer_state.json").is_file():
+    if not (path / upstream.STATE_FILE).is_file():
         raise ConfigError(
             f"--resume: {wanted} is not a checkpoint", hint="give a checkpoint-N folder, or nothing for the last one"
         )

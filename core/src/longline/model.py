@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from longline import upstream
 from longline.config.attention import ATTENTION, BEST, lookup
 from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
@@ -211,7 +212,7 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
     }
     if section.quantization is not None:
         kwargs["quantization_config"] = cast("Any", transformers.BitsAndBytesConfig)(**section.quantization)
-    elif source.gguf_file and hasattr(transformers, "GgufConfig"):
+    elif source.gguf_file:
         kwargs["quantization_config"] = transformers.GgufConfig(gguf_file=source.gguf_file, dequantize=True)
     return kwargs
 
@@ -236,18 +237,14 @@ def _require_library(attention: str | None) -> None:
 
 def _require_support(config: PretrainedConfig, attention: str | None, output: Output) -> None:
     """Refuse an attention that the model's class does not have, and say what it has."""
-    model_class = _class_of(config, output)
-    if attention not in ATTENTION or model_class is None or attention in (has := _attentions(model_class)):
+    model_class = upstream.class_of(_auto_class(type(config), output), config)
+    if attention not in ATTENTION or model_class is None:
+        return
+    has = upstream.attentions_of(model_class, ATTENTION)
+    if attention in has:
         return
     text = f"model.attn_implementation: {model_class.__name__} has no {attention}"
     raise ModelError(text, hint=f"leave it out, or use {' or '.join(has)}")
-
-
-def _attentions(model_class: Any) -> list[str]:
-    """What of our table a class has: undocumented, the class attributes that transformers itself reads."""
-    family = {"sdpa": "sdpa", "flex_attention": "flex_attn", "flash_attention": "flash_attn"}
-    flags = {name: family.get(name.rstrip("_0123456789")) for name in ATTENTION}
-    return [name for name, flag in flags.items() if flag is None or getattr(model_class, f"_supports_{flag}", False)]
 
 
 def _installed(distribution: str) -> bool:
@@ -278,8 +275,8 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     loader = _auto_class(type(kwargs.get("config")), output)
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
-        drop_quantisation_marks(model)
-    wanted, got = kwargs.get("attn_implementation"), attention_of(model)
+        upstream.drop_quantisation_marks(model)
+    wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
     return model
@@ -309,31 +306,11 @@ def best_attention(section: ModelSection, output: Output = "tokens") -> tuple[st
         if Path(source.path).is_dir():
             raise
         return None
-    model_class = _class_of(config, output)
-    return (
-        None if model_class is None else (next(name for name in BEST if name in _attentions(model_class)), model_class.__name__)
-    )
-
-
-def _class_of(config: PretrainedConfig, output: Output) -> Any:
-    """The class that a config's model has, or None: undocumented, since `from_pretrained` says it only with weights."""
-    mapping = _auto_class(type(config), output)._model_mapping
-    found = mapping.get(type(config), None)
-    return found[0] if isinstance(found, tuple) else found
-
-
-def attention_of(model: PreTrainedModel) -> str:
-    """What a loaded model took: undocumented, the only place where transformers keeps it."""
-    taken: str = model.config._attn_implementation
-    return taken
-
-
-def drop_quantisation_marks(model: PreTrainedModel) -> None:
-    """Make a model that was unpacked from GGUF an ordinary one, so that it can be trained and saved."""
-    for holder in (model.config, model):
-        for name in ("quantization_config", "quantization_method", "hf_quantizer"):
-            if name in vars(holder):
-                delattr(holder, name)
+    model_class = upstream.class_of(_auto_class(type(config), output), config)
+    if model_class is None:
+        return None
+    has = upstream.attentions_of(model_class, ATTENTION)
+    return next(name for name in BEST if name in has), model_class.__name__
 
 
 def require_isolation(model: PreTrainedModel) -> None:
@@ -345,7 +322,7 @@ def require_isolation(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     foreign = sorted(kind for kind in kinds if not kind.endswith(("full_attention", "sliding_attention", "chunked_attention")))
-    if foreign or getattr(model, "_is_stateful", False):
+    if foreign or upstream.is_stateful(model):
         what = ", ".join(foreign) or "recurrent state"
         raise ModelError(
             f"data.packing: {config.model_type} has {what}, which packed samples would share", hint="packing: false"

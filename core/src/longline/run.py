@@ -158,7 +158,7 @@ def _stages(state: State, notes: Sequence[str]) -> None:
 
 
 def _train(state: State, trainer: Any) -> None:
-    from transformers.trainer_callback import PrinterCallback
+    from transformers import PrinterCallback
 
     from longline.trainers.bridge import HookBridge
     from longline.trainers.trainer import EvaluationStoppedError

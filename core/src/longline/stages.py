@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from longline import artifacts
+from longline import artifacts, upstream
 from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, DataError, PluginError
@@ -69,7 +69,7 @@ def arguments(state: State) -> Any:
     if args.n_gpu > 1:
         # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
         state.view.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
-        args._n_gpu = 1
+        upstream.use_one_gpu(args)
     return args
 
 
@@ -184,7 +184,7 @@ def model(state: State, tokenizer: Any) -> Any:
     state.load_model = _loader(state, tokenizer)
     run, config = state.view, state.loaded.config
     made = load(state, config.model, tokenizer, POLICY)
-    state.replan(state.plan.with_attention(models.attention_of(made), type(made).__name__))
+    state.replan(state.plan.with_attention(str(upstream.attention_of(made)), type(made).__name__))
     if state.plan.packing:
         models.require_isolation(made)
     run.hook.post_model_load(run=run, model=made, role=POLICY)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from longline.testing import zoo
-from longline_liger import applied, dispatch, release
+from longline_liger import applied, dispatch, release, upstream
 from longline_liger.config import LOSSES
 from longline_liger.patches import ProcessPatches, is_ligers
 
@@ -29,8 +29,8 @@ def patches():
 
 def test_the_matrix_is_of_this_release_and_has_every_type():
     assert FILE["versions"]["liger-kernel"] == release.installed_version()
-    missing = zoo.missing(dispatch.known())
-    assert set(STATES) == {name for name in dispatch.known() if name not in missing}
+    missing = zoo.missing(upstream.functions())
+    assert set(STATES) == {name for name in upstream.functions() if name not in missing}
     assert len(STATES) >= 48
 
 

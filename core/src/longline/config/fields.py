@@ -22,14 +22,11 @@ from longline.config.method import written
 from longline.config.secrets import looks_secret
 from longline.config.sections import AdapterSection
 from longline.errors import Problem
+from longline.upstream import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-_LORA = "peft.tuners.lora.config:LoraConfig"
-_BITSANDBYTES = "transformers.utils.quantization_config:BitsAndBytesConfig"
-_LAZY_HOMES = {("transformers", "TrainingArguments"): "transformers/training_args.py"}
-"""Where a name really is whose package takes ten times as long to parse as its file."""
 
 REFUSED_ADAPTER_FIELDS: dict[str, str] = {
     "peft_type": "use `adapter.type`",
@@ -105,12 +102,17 @@ class LibraryField:
 
 def adapter_fields() -> Mapping[str, LibraryField]:
     """Every field of peft.LoraConfig and its base classes; empty when peft is not installed."""
-    return fields_of(_LORA)
+    return fields_of(_place("peft.LoraConfig"))
 
 
 def quantization_fields() -> Mapping[str, LibraryField]:
     """Every argument of transformers.BitsAndBytesConfig; empty when transformers is not installed."""
-    return fields_of(_BITSANDBYTES)
+    return fields_of(_place("transformers.BitsAndBytesConfig"))
+
+
+def _place(name: str) -> str:
+    """Where the class is of which upstream.py says the file."""
+    return f"{SOURCES[name].removesuffix('.py').replace('/', '.')}:{name.rpartition('.')[2]}"
 
 
 # --- reading the source -------------------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ def _find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
 
 def _imported_file(path: Path, item: ast.ImportFrom, name: str) -> Path | None:
     if not item.level:
-        home = _LAZY_HOMES.get((item.module or "", name))
+        home = SOURCES.get(f"{item.module}.{name}")
         return _locate(home) if home else _module_file(item.module or "")
     folder = path.parents[item.level - 1].joinpath(*(item.module or "").split("."))
     return next((file for file in (folder.with_suffix(".py"), folder / "__init__.py") if file.is_file()), None)
@@ -189,7 +191,7 @@ def _base(path: Path, written: ast.expr) -> tuple[ast.ClassDef, Path] | None:
     module = ast.unparse(written.value)
     aliases = (alias for item in _module(path).body if isinstance(item, ast.Import) for alias in item.names)
     real = next((alias.name for alias in aliases if alias.asname == module), module)
-    home = _LAZY_HOMES.get((real, written.attr))
+    home = SOURCES.get(f"{real}.{written.attr}")
     target = _locate(home) if home else _module_file(real)
     return _find_class(target, written.attr) if target else None
 

@@ -160,9 +160,9 @@ def _write_stream(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
 
 def _mapped(path: Path) -> Any:
-    from datasets.table import MemoryMappedTable
+    from datasets import Dataset
 
-    return MemoryMappedTable.from_file(str(path))
+    return Dataset.from_file(str(path)).data
 
 
 def _read_origins(path: Path, names: list[str]) -> Origins:

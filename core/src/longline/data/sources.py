@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
+from longline import upstream
 from longline.data.readers import READERS, is_padded, kind_of, read_file
 from longline.errors import DataError, remedy_of
 
@@ -98,7 +99,7 @@ class DatasetSource:
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint that `datasets` keeps of a revision; of a folder, a hash of its files."""
-        digest = xxhash.xxh3_128(str(self.dataset._fingerprint).encode())
+        digest = xxhash.xxh3_128(upstream.fingerprint(self.dataset).encode())
         return _content(digest, sorted(self.folder.rglob("*.arrow"))) if self.folder else digest.hexdigest()
 
     def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:

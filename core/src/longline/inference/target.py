@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline import artifacts, stages
+from longline import artifacts, stages, upstream
 from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, ModelError
@@ -107,7 +107,7 @@ def _weights(run_dir: Path, checkpoint: str | None) -> Path:
             )
         return run_dir / "model"
     for path in (run_dir / checkpoint, Path(checkpoint)):
-        if (path / "trainer_state.json").is_file():
+        if (path / upstream.STATE_FILE).is_file():
             return path
     names = ", ".join(path.name for path in artifacts.checkpoints(run_dir)) or "none"
     raise ConfigError(f"--checkpoint: {checkpoint} is none of the run's checkpoints: {names}")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
+from longline import upstream
 from longline.errors import ModelError
 from longline.loss.cross_entropy import IGNORED, can_overwrite, overwriting_loss
 from longline.plan import MULTIPLE
@@ -109,7 +109,7 @@ class HeadTap:
         """Make the model as it was."""
         for hook in self._hooks:
             hook.remove()
-        del self._model._loss_function  # the setter has no way back to the class's own
+        upstream.restore_loss(self._model)
 
     @contextmanager
     def armed(self, labels: torch.Tensor) -> Iterator[Targets]:
@@ -197,7 +197,7 @@ def unfit(model: PreTrainedModel) -> str | None:
     name = inner.config.model_type
     if inner.get_output_embeddings() is None:
         return f"{name} has no output head"
-    if "_loss_function" in vars(inner) or LOSS_MAPPING.get(str(getattr(inner, "loss_type", None))) is not ForCausalLMLoss:
+    if not upstream.has_common_loss(inner):
         return f"{name} has a loss of its own"
     return None
 

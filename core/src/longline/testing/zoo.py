@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from longline import upstream
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -127,7 +129,7 @@ def build(model_type: str, *, seed: int = 0, **settings: Any) -> PreTrainedModel
     config = tiny_config(model_type, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = model_class(model_type)._from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = upstream.from_config(model_class(model_type), config, torch.float32)
         with torch.no_grad():
             for parameter in dict.fromkeys(model.parameters()):
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -137,7 +139,7 @@ def build(model_type: str, *, seed: int = 0, **settings: Any) -> PreTrainedModel
 
 def tiny_config(model_type: str, **settings: Any) -> PretrainedConfig:
     """The config that `build` uses."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING
 
     return _shrunk(CONFIG_MAPPING[model_type], settings)
 
@@ -172,16 +174,14 @@ def model_class(model_type: str) -> Any:
     A config with parts is one of a model for pictures or sound with text; the others are causal language models.
     """
     import transformers
-    from transformers.models.auto import modeling_auto as auto
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING
 
     model_type = WHOLES.get(model_type, model_type)
     if model_type in CLASSES:
         return getattr(transformers, CLASSES[model_type], None)
-    pictures = [auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES]
-    text = [auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    text, towers = upstream.text_classes()
     composite = bool(getattr(CONFIG_MAPPING[model_type], "sub_configs", None))
-    for mapping in pictures + text if composite else text + pictures:
+    for mapping in (*towers, text) if composite else (text, *towers):
         if model_type in mapping:
             return getattr(transformers, mapping[model_type])
     return None
@@ -195,7 +195,7 @@ CLASSES = {
 
 
 def _lack(model_type: str) -> str | None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING
 
     if model_type not in CONFIG_MAPPING:
         return "the installed transformers has no such type"
@@ -227,7 +227,7 @@ def _shrunk(config_class: Any, settings: dict[str, Any]) -> PretrainedConfig:
 
 def _stand_in(part: PretrainedConfig) -> PretrainedConfig:
     """The tiny config of another tower, with what it lacks taken from the one that it stands for."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING
 
     config = _shrunk(CONFIG_MAPPING[STAND_INS[part.model_type]], {})
     vars(config).update({name: value for name, value in vars(part).items() if not hasattr(config, name)})

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
-from trl.trainer.callbacks import SyncRefModelCallback
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+from trl import SyncRefModelCallback
 
+from longline import upstream
 from longline.methods.rewards import guarded
 from longline.trainers.compact import compact_fused_head
 from longline.trainers.trl import TrlTrainer
@@ -98,10 +98,9 @@ class AnsweringTrainer(TrlTrainer):
         """Compare with `model` as trl does with the reference that it would have loaded itself."""
         args = cast("Any", self.args)
         if args.disable_dropout:
-            disable_dropout_in_model(model)
-        add_fused_lm_head(
-            model, temperature=args.temperature, cast_lm_head_to_fp32=getattr(args, "cast_lm_head_to_fp32", False)
-        )
+            for layer in (module for module in model.modules() if isinstance(module, torch.nn.Dropout)):
+                layer.p = 0.0
+        upstream.fuse_head(model, args)
         compact_fused_head(model)
         prepared = self.ref_model = self.place(model)
         if args.sync_ref_model:

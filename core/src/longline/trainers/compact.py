@@ -10,13 +10,12 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
+from longline import upstream
 from longline.loss.cross_entropy import IGNORED
 from longline.loss.head import Targets, bare
 
 if TYPE_CHECKING:
     import torch
-
-PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
 def compact_fused_head(model: Any) -> None:
@@ -61,7 +60,7 @@ class _KeptStates:
 
 def _spread(output: Any, mask: torch.Tensor) -> Any:
     """Put the fields [1, N] of the scored tokens back where `mask` [rows, length - 1] is set."""
-    for name in PER_TOKEN:
+    for name in upstream.PER_TOKEN:
         values = getattr(output, name)
         if values is not None:
             # also without any label, the zeros stay connected with the model

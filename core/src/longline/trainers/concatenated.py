@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
-from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from longline import upstream
 from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
@@ -30,18 +30,16 @@ class ConcatenatedTrainer(TrlTrainer):
             ConfigError: trl refuses something.
         """
         sample = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
-        shown = is_progress_bar_enabled()
-        disable_progress_bar()
+        hidden = are_progress_bars_disabled()
+        disable_progress_bars()
         sampled = {"train_dataset": sample, "eval_dataset": None if parts.eval is None else sample}
         try:
             trainer = cls.construct(parts, args, data_collator=parts.collator, **sampled)
         finally:
-            if shown:
-                enable_progress_bar()
+            if not hidden:
+                enable_progress_bars()
         trainer.train_dataset, trainer.eval_dataset = parts.train, parts.eval
-        cast(
-            "Any", trainer
-        ).use_dpo_data_collator = True  # ours has the same columns; trl warns at every evaluation step otherwise
+        upstream.accept_collator(trainer)
         return trainer
 
     def concatenated_forward(self, model: Any, batch: Mapping[str, torch.Tensor]) -> Any:

@@ -13,12 +13,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from longline import artifacts
+from longline import artifacts, upstream
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
 from longline.trainers import plugin_states
@@ -88,18 +87,12 @@ class LonglineTrainer(Trainer):
             raise ConfigError("trainer.fsdp: accelerate did not turn FSDP on", hint="start several processes: --nproc 2")
         # Sharded checkpoints: torch cannot write a gathered one over gloo.
         plugin = FullyShardedDataParallelPlugin(**{**self.args.fsdp_plugin_args, "state_dict_type": "SHARDED_STATE_DICT"})
-        state = self.accelerator.state
-        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
-        if state.mixed_precision != "no":
-            plugin.set_mixed_precision(state.mixed_precision)
-        self.is_fsdp_enabled = True
+        upstream.turn_on_fsdp(self, plugin)
 
     def place(self, model: Any) -> Any:
         """Make a frozen model ready to be asked beside the policy: on the device, or sharded as the policy is; returns it."""
         if self.is_fsdp_enabled:
-            from trl.models import prepare_fsdp  # trl takes seconds to import, and sft does without it
-
-            return prepare_fsdp(model, self.accelerator)
+            return upstream.shard_reference(model, self.accelerator)
         return self.accelerator.prepare_model(model, evaluation_mode=True)
 
     def save_final(self, folder: Path) -> None:
@@ -290,7 +283,7 @@ class LonglineTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Leave out training_args.bin: a pickle that may hold a hub token, and that nothing needs."""
         super()._save(output_dir, _gathered(state_dict))
-        (Path(str(output_dir or self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (Path(str(output_dir or self.args.output_dir)) / upstream.ARGUMENTS_FILE).unlink(missing_ok=True)
 
     def _record_best(self, staging: Path, run_dir: Path) -> None:
         """The base class looked for the best checkpoint in the staging folder: name its real place, in the saved state too."""
@@ -301,7 +294,7 @@ class LonglineTrainer(Trainer):
         if (staging / name).is_dir() or (run_dir / name).is_dir():
             self.state.best_model_checkpoint = str(run_dir / name)
         if self.args.should_save:
-            state = staging / f"checkpoint-{self.state.global_step}" / TRAINER_STATE_NAME
+            state = staging / f"checkpoint-{self.state.global_step}" / upstream.STATE_FILE
             self.state.save_to_json(str(state))
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from longline import upstream
 from longline.errors import ConfigError, LonglineError, Problem
 from longline.process import telemetry
 from longline.trainers.compact import compact_fused_head
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from longline.events import Cell
     from longline.trainers import Parts
-
-REFERENCE_ADAPTER = "ref"
-"""What trl calls its frozen copy of an adapter."""
 
 
 class TrlTrainer(LonglineTrainer):
@@ -70,14 +68,13 @@ class TrlTrainer(LonglineTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Leave out trl's count of tokens: it starts anew after a resume, and Longline has its own."""
-        for metrics in getattr(self, "_metrics", {}).values():
-            metrics.pop("num_tokens", None)
+        upstream.forget_metric(self, "num_tokens")
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the tuned adapter alone: the frozen copy is made anew from the same seed."""
         super()._save(output_dir, state_dict)
-        shutil.rmtree(Path(str(output_dir or self.args.output_dir)) / REFERENCE_ADAPTER, ignore_errors=True)
+        shutil.rmtree(Path(str(output_dir or self.args.output_dir)) / upstream.REFERENCE_ADAPTER, ignore_errors=True)
 
     # --- rows for on_completions ------------------------------------------------------------------------------------------------
 
@@ -149,9 +146,11 @@ def drop_idle_reference(model: Any) -> None:
 
     Adapters that start from something else than zero, as PiSSA and OLoRA do, keep it.
     """
-    if REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
+    if upstream.REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
         return
-    updates = [parameter for name, parameter in model.named_parameters() if f"lora_B.{REFERENCE_ADAPTER}" in name]
-    embedded = [parameter for name, parameter in model.named_parameters() if f"lora_embedding_B.{REFERENCE_ADAPTER}" in name]
+    updates = [parameter for name, parameter in model.named_parameters() if f"lora_B.{upstream.REFERENCE_ADAPTER}" in name]
+    embedded = [
+        parameter for name, parameter in model.named_parameters() if f"lora_embedding_B.{upstream.REFERENCE_ADAPTER}" in name
+    ]
     if updates and not any(bool(parameter.any()) for parameter in updates + embedded):
-        model.delete_adapter(REFERENCE_ADAPTER)
+        model.delete_adapter(upstream.REFERENCE_ADAPTER)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from longline import LonglineError
+from longline_cce import upstream
 
 if TYPE_CHECKING:
     from longline_cce.chunked import Pair
@@ -43,15 +44,14 @@ def read(head: Any, hidden: torch.Tensor) -> Product:
     Raises:
         LonglineError: the head is none of those that can be read; it is named.
     """
-    from peft.tuners.lora.layer import Linear as Lora
-    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+    wrappers = upstream.wrappers()
 
-    if isinstance(head, ModulesToSaveWrapper):
+    if isinstance(head, wrappers.copy):
         active = not head.disable_adapters and head.active_adapters
         return read(head.modules_to_save[active[0]] if active else head.original_module, hidden)
-    if isinstance(head, TrainableTokensWrapper):
+    if isinstance(head, wrappers.rows):
         return _with_tokens(head.token_adapter, hidden)
-    if type(head) is Lora:
+    if type(head) is wrappers.lora:
         return _with_lora(head, hidden)
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise refusal(

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from longline import LonglineError
-from longline_liger import release
+from longline_liger import release, upstream
 from longline_liger.config import GLU, LOSSES
 from longline_liger.refusals import WRONG
 
@@ -40,19 +40,11 @@ class Dispatch:
 
 def find(config: Any) -> Dispatch | None:
     """The dispatch for a model's config, or None when Liger has none for its type."""
-    functions = known()
+    functions = upstream.functions()
     function = functions.get(config.model_type)
     if function is None:
         return None
     return Dispatch(config.model_type, function, dict(_advice(function, config)))
-
-
-def known() -> dict[str, Callable[..., None]]:
-    """Liger's function for each model type."""
-    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
-
-    functions: dict[str, Callable[..., None]] = MODEL_TYPE_TO_APPLY_LIGER_FN
-    return functions
 
 
 def _advice(function: Callable[..., None], config: Any) -> Iterator[tuple[str, bool]]:
@@ -60,7 +52,7 @@ def _advice(function: Callable[..., None], config: Any) -> Iterator[tuple[str, b
     parameters = inspect.signature(function).parameters.values()
     if any(item.kind is item.VAR_KEYWORD for item in parameters):
         for part in ("text_config", "vision_config"):
-            below = known().get(getattr(getattr(config, part, None), "model_type", ""))
+            below = upstream.functions().get(getattr(getattr(config, part, None), "model_type", ""))
             if below is not None:
                 yield from ((name, value) for name, value in _advice(below, getattr(config, part)) if name not in LOSSES)
     yield from ((item.name, item.default) for item in parameters if isinstance(item.default, bool))

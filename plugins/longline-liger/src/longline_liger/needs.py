@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from longline import LonglineError
-from longline_liger import interpreter, release
+from longline_liger import interpreter, release, upstream
 from longline_liger.config import LOSSES
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def require_machine(use_cpu: bool) -> None:
         if use_cpu:
             raise LonglineError("Liger's kernels need CUDA, and trainer.use_cpu keeps the model off it", hint="remove use_cpu")
     try:
-        import liger_kernel.transformers.monkey_patch  # noqa: F401
+        upstream.functions()
     except Exception as error:
         raise LonglineError(
             f"liger-kernel {release.installed_version() or ''} cannot be imported: {type(error).__name__}: {error}",
             hint=f"pip install --force-reinstall {release.DISTRIBUTION} triton, or {REMOVE}",
         ) from error
-    if interpreter.wanted() and not interpreter.active():
+    if interpreter.wanted() and not upstream.made_for_the_interpreter():
         raise LonglineError(
             "TRITON_INTERPRET=1 was set after Triton's kernels were made", hint="set it in the environment that starts Python"
         )

@@ -13,8 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from longline_liger.upstream import PATCHES
+
 DISTRIBUTION = "liger-kernel"
-PATCHES = "transformers/monkey_patch.py"
 _SIGNATURE = re.compile(r"^def apply_liger_kernel_to_\w+\(.*?\)(?: -> None)?:$", re.MULTILINE | re.DOTALL)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from longline.testing import zoo
-from longline_liger import applied, dispatch, interpreter
+from longline_liger import applied, dispatch, interpreter, upstream
 from longline_liger.config import LOSSES
 from longline_liger.patches import ProcessPatches
 from longline_liger.refusals import WRONG
@@ -32,8 +32,8 @@ CANNOT = ("0 active drivers", "InterpreterError")
 
 def types() -> list[str]:
     """Every type that Liger knows and that transformers can take a text loss of."""
-    missing = zoo.missing(dispatch.known())
-    return [name for name in dispatch.known() if name not in missing]
+    missing = zoo.missing(upstream.functions())
+    return [name for name in upstream.functions() if name not in missing]
 
 
 def measure(model_type: str, *, run: bool = True) -> dict[str, str]:

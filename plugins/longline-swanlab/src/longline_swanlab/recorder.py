@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+from longline_swanlab import upstream
 from longline_swanlab.starting import RefusedError, UnreachableError, ask_for_entry, begin, count_the_trainer, resolved
 from longline_swanlab.text import flat, rows_as_text
 
@@ -213,12 +214,8 @@ class Recorder:
         self.answer("done", pending=pending, **facts)
 
     def _pending(self) -> int:
-        """How many records, of values, tables and files, are still to be uploaded; 0 when swanlab doesn't tell."""
-        core = getattr(self._run, "_core", None)
-        stats = core.get_operation_stats() if self._mode == "online" and core is not None else None
-        if stats is None or not stats.success:
-            return 0
-        return max(0, int(stats.stats.total_records - stats.stats.uploaded_records))
+        """How many records are still to be uploaded."""
+        return upstream.pending(self._run) if self._mode == "online" else 0
 
 
 class Refusals:
@@ -232,10 +229,7 @@ class Refusals:
 
     def watch(self) -> None:
         """Look at every answer that swanlab's session gets."""
-        from swanlab.sdk.internal.core_python import client
-
-        with contextlib.suppress(AttributeError):  # then only the count is missing
-            client._get_client()._session.hooks["response"].append(self.see)
+        upstream.watch_answers(self.see)
 
     def see(self, response: Any, *_args: Any, **_options: Any) -> None:
         """Count an answer of the kind that swanlab doesn't try again."""

@@ -128,7 +128,7 @@ def begin(settings: Any, hello: Mapping[str, Any]) -> Any:
     config = flat(hello["config"]) if settings.mode == "local" else hello["config"]
     arguments: dict[str, Any] = {"settings": settings, "config": config}
     if hello["continues"]:
-        from longline_swanlab.local import continued
+        from longline_swanlab.upstream import continued
 
         # With mode local swanlab would add its own callback, which always makes a new experiment.
         arguments |= {"mode": "offline", "callbacks": [continued(hello["continues"])]}

@@ -1,0 +1,489 @@
+"""All that the core needs of transformers, trl, peft, datasets and accelerate beyond their documentation.
+
+No other file of the core touches such a name. `ASSUMPTIONS` says in words what is relied on, with the version that it was read in;
+the tests hold each against the installed library. Importing this module imports none of the libraries.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pkgutil import resolve_name
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TESTED: dict[str, str] = {
+    "accelerate": ">=1.10.1,<1.16",
+    "datasets": ">=5.1,<5.3",
+    "peft": ">=0.19,<0.22",
+    "transformers": ">=5.18,<5.25",
+    "trl": ">=1.16,<1.17",
+}
+"""The versions between which the tests ran: the same ranges as in the metadata of the distribution."""
+
+
+def untested(tested: Mapping[str, str] = TESTED) -> list[str]:
+    """What is installed outside of the tested ranges: `trl 1.17.0 (tested: >=1.16,<1.17)`. What is absent is left out."""
+    from packaging.specifiers import SpecifierSet
+
+    found = []
+    for name, versions in tested.items():
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            continue
+        if not SpecifierSet(versions).contains(installed, prereleases=True):
+            found.append(f"{name} {installed} (tested: {versions})")
+    return found
+
+
+# --- what is relied on, in words ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """One thing that a library does not promise: the object that it is about, the sentence, and a check of what is installed."""
+
+    about: str
+    read_in: str
+    sentence: str
+    check: Callable[[], bool]
+
+    def broken(self) -> str | None:
+        """The sentence, with what the check raised, when it does not hold any more; None when it does."""
+        try:
+            if self.check():
+                return None
+            why = ""
+        except Exception as error:  # whatever a missing or changed name raises
+            why = f" ({type(error).__name__}: {error})"
+        return f"{self.about}, as of {self.read_in}: {self.sentence}{why}"
+
+
+def reads(path: str, *, takes: tuple[str, ...] = (), says: tuple[str, ...] = ()) -> Callable[[], bool]:
+    """A check that `path` (`module:Class.method`) exists, has the parameters `takes` in this order, and `says` that."""
+
+    def check() -> bool:
+        item: Any = resolve_name(path)
+        item = inspect.unwrap(getattr(item, "fget", item))  # a property has the function in it
+        order = [name for name in inspect.signature(item).parameters if name in takes] if takes else []
+        source = " ".join(inspect.getsource(item).split()) if says else ""
+        return order == list(takes) and all(part in source for part in says)
+
+    return check
+
+
+def every(*checks: Callable[[], bool]) -> Callable[[], bool]:
+    """A check that holds when all of them do."""
+    return lambda: all(check() for check in checks)
+
+
+# --- transformers ---------------------------------------------------------------------------------------------------------------
+
+STATE_FILE = "trainer_state.json"
+"""The trainer's state in a checkpoint."""
+ARGUMENTS_FILE = "training_args.bin"
+"""The pickle of its arguments beside every saved model."""
+SOURCES: dict[str, str] = {
+    "transformers.TrainingArguments": "transformers/training_args.py",
+    "transformers.BitsAndBytesConfig": "transformers/utils/quantization_config.py",
+    "peft.LoraConfig": "peft/tuners/lora/config.py",
+}
+"""Classes whose fields are read from their source, without importing them: where that is."""
+
+
+def use_one_gpu(args: Any) -> None:
+    """Keep the trainer from spreading each batch over all GPUs of the process by threads."""
+    args._n_gpu = 1
+
+
+def attention_of(model: PreTrainedModel) -> str | None:
+    """The attention that a model runs with."""
+    name: str | None = model.config._attn_implementation
+    return name
+
+
+def class_of(auto_class: Any, config: PretrainedConfig) -> Any:
+    """The class that an auto class would load a config's model with, or None; `from_pretrained` says it only with weights."""
+    found = auto_class._model_mapping.get(type(config), None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def attentions_of(model_class: Any, names: Iterable[str]) -> list[str]:
+    """Those of the attentions `names` that a class of models has; eager, and what nobody declares, every class has."""
+    family = {"sdpa": "sdpa", "flex_attention": "flex_attn", "flash_attention": "flash_attn"}
+    flags = {name: family.get(name.rstrip("_0123456789")) for name in names}
+    return [name for name, flag in flags.items() if flag is None or getattr(model_class, f"_supports_{flag}", False)]
+
+
+def is_stateful(model: PreTrainedModel) -> bool:
+    """Whether a model carries state from token to token beside a cache of keys and values."""
+    return bool(getattr(model, "_is_stateful", False))
+
+
+def has_common_loss(model: Any) -> bool:
+    """Whether a bare model's loss is the one that causal language models share, and nobody has replaced it."""
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    return "_loss_function" not in vars(model) and LOSS_MAPPING.get(str(getattr(model, "loss_type", None))) is ForCausalLMLoss
+
+
+def restore_loss(model: Any) -> None:
+    """Take back what was set as `model.loss_function`: the setter has no way back to the class's own."""
+    del model._loss_function
+
+
+def drop_quantisation_marks(model: PreTrainedModel) -> None:
+    """Make a model that was unpacked from GGUF an ordinary one, so that it can be trained and saved."""
+    for holder in (model.config, model):
+        for name in ("quantization_config", "quantization_method", "hf_quantizer"):
+            if name in vars(holder):
+                delattr(holder, name)
+
+
+def from_config(model_class: Any, config: PretrainedConfig, dtype: Any) -> PreTrainedModel:
+    """A model of exactly this class with random weights of a torch dtype."""
+    model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
+    return model
+
+
+def text_classes() -> tuple[Mapping[str, str], list[Mapping[str, str]]]:
+    """By model type, the names of classes with a text loss: of causal models; of those that see or hear besides, two mappings."""
+    from transformers.models.auto import modeling_auto as auto
+
+    towers: list[Mapping[str, str]] = [
+        auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    ]
+    return auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, towers
+
+
+# --- accelerate -----------------------------------------------------------------------------------------------------------------
+
+
+def turn_on_fsdp(trainer: Any, plugin: Any) -> None:
+    """Have a trainer's accelerator shard by `plugin` also on CPU ranks, for which accelerate silently chooses DDP."""
+    from accelerate.utils import DistributedType
+
+    state = trainer.accelerator.state
+    state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+    if state.mixed_precision != "no":
+        plugin.set_mixed_precision(state.mixed_precision)
+    trainer.is_fsdp_enabled = True
+
+
+# --- datasets -------------------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(dataset: Any) -> str:
+    """What `datasets` keeps to know a revision of a data set by."""
+    return str(dataset._fingerprint)
+
+
+# --- trl ------------------------------------------------------------------------------------------------------------------------
+
+REFERENCE_ADAPTER = "ref"
+"""What trl calls its frozen copy of an adapter."""
+PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+"""The fields [rows, length - 1] that a model with trl's fused head puts out; those that nobody asked for are None."""
+
+
+def fuse_head(model: Any, args: Any) -> None:
+    """Give a reference the head with which trl's online trainers score answers."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(model, temperature=args.temperature, cast_lm_head_to_fp32=getattr(args, "cast_lm_head_to_fp32", False))
+
+
+def shard_reference(model: Any, accelerator: Any) -> Any:
+    """A frozen model, sharded by the accelerator's FSDP plugin."""
+    from trl.models import prepare_fsdp
+
+    return prepare_fsdp(model, accelerator)
+
+
+def forget_metric(trainer: Any, name: str) -> None:
+    """Drop one of the metrics that a trainer of trl adds to its next log."""
+    for metrics in getattr(trainer, "_metrics", {}).values():
+        metrics.pop(name, None)
+
+
+def accept_collator(trainer: Any) -> None:
+    """Tell trl's ORPO and CPO that the collator makes the columns of theirs; they warn at every evaluation step otherwise."""
+    trainer.use_dpo_data_collator = True
+
+
+# --- the register ---------------------------------------------------------------------------------------------------------------
+
+
+def _transformers(about: str, sentence: str, *checks: Callable[[], bool]) -> Assumption:
+    return Assumption(f"transformers.{about}", "5.23.0", sentence, every(*checks))
+
+
+def _trl(about: str, sentence: str, *checks: Callable[[], bool]) -> Assumption:
+    return Assumption(f"trl.{about}", "1.16.0", sentence, every(*checks))
+
+
+def _constants_hold() -> bool:
+    trainer = resolve_name("transformers.trainer")
+    return bool((trainer.TRAINER_STATE_NAME, trainer.TRAINING_ARGS_NAME) == (STATE_FILE, ARGUMENTS_FILE))
+
+
+def _loss_is_kept_where_it_is_set() -> bool:
+    loss: property = resolve_name("transformers:PreTrainedModel.loss_function")
+    common = resolve_name("transformers.loss.loss_utils:ForCausalLMLoss")
+    model: Any = SimpleNamespace(loss_type="ForCausalLM")
+    before = loss.__get__(model) is common and has_common_loss(model)
+    loss.__set__(model, len)
+    during = loss.__get__(model) is len and not has_common_loss(model)
+    restore_loss(model)
+    return before and during and loss.__get__(model) is common
+
+
+def _fingerprints_tell_data_apart() -> bool:
+    made = resolve_name("datasets:Dataset.from_dict")
+    one, same, other = (fingerprint(made({"a": [value]})) for value in (1, 1, 2))
+    return one == same != other
+
+
+def _source_is(name: str, file: str) -> Callable[[], bool]:
+    return lambda: inspect.getfile(resolve_name(name.replace(".", ":", 1))).replace("\\", "/").endswith(f"/{file}")
+
+
+def _says_stateful() -> bool:
+    plain, recurrent = resolve_name("transformers:PreTrainedModel"), resolve_name("transformers:MambaForCausalLM")
+    return plain._is_stateful is False and is_stateful(recurrent)
+
+
+def _class_is_in_the_mapping() -> bool:
+    auto, config = resolve_name("transformers:AutoModelForCausalLM"), resolve_name("transformers:LlamaConfig")
+    return class_of(auto, config()) is resolve_name("transformers:LlamaForCausalLM")
+
+
+def _classes_declare_attention() -> bool:
+    names = ("eager", "sdpa", "flash_attention_2")
+    llama, mamba = resolve_name("transformers:LlamaForCausalLM"), resolve_name("transformers:MambaForCausalLM")
+    return attentions_of(llama, names) == list(names) and attentions_of(mamba, names) == ["eager"]
+
+
+def _reference_adapter(trainer: str) -> Callable[[], bool]:
+    switched = f'adapter_name="{REFERENCE_ADAPTER}" if "{REFERENCE_ADAPTER}" in'
+    return lambda: switched in inspect.getsource(resolve_name(f"trl:{trainer}"))
+
+
+_TRAINER = "transformers:Trainer"
+_ONLINE = ("GRPOTrainer", "RLOOTrainer")
+_REFERRING = ("DPOTrainer", "KTOTrainer", *_ONLINE)
+_OFFLINE = ("DPOTrainer", "KTOTrainer", "RewardTrainer")
+_CONCATENATED = ("orpo:ORPOTrainer", "cpo:CPOTrainer")
+
+ASSUMPTIONS: tuple[Assumption, ...] = (
+    _transformers(
+        "Trainer._prepare_inputs",
+        "every batch of training and evaluation passes through it once before the model sees it, and what it returns is used",
+        reads(f"{_TRAINER}._prepare_inputs", takes=("inputs",)),
+        reads(f"{_TRAINER}.training_step", says=("inputs = self._prepare_inputs(inputs)",)),
+        reads(f"{_TRAINER}.prediction_step", says=("inputs = self._prepare_inputs(inputs)",)),
+    ),
+    _transformers(
+        "Trainer._get_train_sampler",
+        "it gives the sampler of training rows, for a data set or without one for the trainer's own",
+        reads(f"{_TRAINER}._get_train_sampler", takes=("train_dataset",)),
+        reads(f"{_TRAINER}.get_train_dataloader", says=("self._get_train_sampler",)),
+    ),
+    _transformers(
+        "Trainer._maybe_log_save_evaluate",
+        "after a step it logs, evaluates and saves in this order, and has on_save called once it has saved",
+        reads(
+            f"{_TRAINER}._maybe_log_save_evaluate",
+            says=("self._save_checkpoint(model, trial)", "self.callback_handler.on_save(self.args, self.state, self.control)"),
+        ),
+    ),
+    _transformers(
+        "Trainer._save_checkpoint",
+        "it alone writes checkpoints, into checkpoint-<step> below what _get_output_dir answers, with the state as the last file",
+        reads(
+            f"{_TRAINER}._save_checkpoint",
+            takes=("model", "trial"),
+            says=("run_dir = self._get_output_dir(trial=trial)", "self.state.save_to_json("),
+        ),
+    ),
+    _transformers(
+        "Trainer._get_output_dir",
+        "it is asked where a checkpoint goes, and answers output_dir unless hyperparameters are searched",
+        reads(f"{_TRAINER}._get_output_dir", takes=("trial",), says=("run_dir = self.args.output_dir return run_dir",)),
+    ),
+    _transformers(
+        "Trainer._save",
+        "save_model writes weights, tokenizer and arguments through it on every rank, with a state dict where ranks have shards",
+        reads(f"{_TRAINER}._save", takes=("output_dir", "state_dict"), says=("save_pretrained(", "TRAINING_ARGS_NAME")),
+        reads(f"{_TRAINER}.save_model", takes=("output_dir", "_internal_call"), says=("self._save(output_dir",)),
+    ),
+    _transformers(
+        "Trainer.create_accelerator_and_postprocess",
+        "the constructor makes the accelerator in it, and is_fsdp_enabled says from then on whether FSDP is on",
+        reads(f"{_TRAINER}.create_accelerator_and_postprocess", says=("self.is_fsdp_enabled =",)),
+        reads(f"{_TRAINER}.__init__", says=("self.create_accelerator_and_postprocess()",)),
+    ),
+    _transformers(
+        "Trainer.label_smoother",
+        "label_smoother and compute_loss_func are None unless they take a loss from the logits",
+        reads(f"{_TRAINER}.__init__", says=("self.label_smoother = None", "self.compute_loss_func = compute_loss_func")),
+    ),
+    _transformers(
+        "trainer", f"a checkpoint has {STATE_FILE}, and a saved model has {ARGUMENTS_FILE} beside it", _constants_hold
+    ),
+    _transformers(
+        "TrainingArguments._n_gpu",
+        "n_gpu gives back what it holds, and the trainer spreads batches by threads where that is above 1",
+        reads("transformers:TrainingArguments.n_gpu", says=("return self._n_gpu",)),
+    ),
+    _transformers(
+        "PreTrainedModel._loss_function",
+        "what is set as loss_function is kept in it and used until it is deleted; without, LOSS_MAPPING has that of loss_type",
+        _loss_is_kept_where_it_is_set,
+    ),
+    _transformers(
+        "PretrainedConfig._attn_implementation",
+        "a model's config says in it which attention was taken",
+        reads("transformers:PreTrainedModel.__init__", says=("self.config._attn_implementation",)),
+    ),
+    _transformers("AutoModel._model_mapping", "it has the class for each class of configs", _class_is_in_the_mapping),
+    _transformers(
+        "PreTrainedModel._supports_sdpa",
+        "a class says in it, and in _supports_flash_attn and _supports_flex_attn, which attention it has beside eager",
+        _classes_declare_attention,
+    ),
+    _transformers("PreTrainedModel._is_stateful", "classes with recurrent state say so, all others have False", _says_stateful),
+    _transformers(
+        "PreTrainedModel.hf_quantizer",
+        "it, quantization_method and the config's quantization_config are all that marks a model as quantised",
+        reads(f"{_TRAINER}.__init__", says=("quantization_method",)),
+        reads("transformers:PreTrainedModel.save_pretrained", says=("hf_quantizer",)),
+    ),
+    _transformers(
+        "PreTrainedModel._from_config",
+        "it builds a model of just that class from a config, in the dtype that it is told",
+        reads("transformers:PreTrainedModel._from_config", takes=("config",), says=('kwargs.pop("dtype"',)),
+    ),
+    _transformers(
+        "models.auto.modeling_auto",
+        "its mappings of names have a class's name for each model type",
+        lambda: text_classes()[0]["llama"] == "LlamaForCausalLM",
+        lambda: text_classes()[1][0]["gemma3"] == "Gemma3ForConditionalGeneration",
+    ),
+    *(
+        Assumption(name, "transformers 5.23.0, peft 0.21.2", f"its fields stand in {file}", _source_is(name, file))
+        for name, file in SOURCES.items()
+    ),
+    Assumption(
+        "accelerate.state.AcceleratorState",
+        "1.15.0",
+        "a model is prepared by the distributed_type and fsdp_plugin that the state has then, so they can be set before",
+        every(
+            reads("accelerate:Accelerator.distributed_type", says=("return self.state.distributed_type",)),
+            reads("accelerate:Accelerator.prepare_model", says=("self.distributed_type == DistributedType.FSDP",)),
+            reads("accelerate.utils:FullyShardedDataParallelPlugin.set_mixed_precision", takes=("mixed_precision",)),
+        ),
+    ),
+    Assumption(
+        "datasets.Dataset._fingerprint",
+        "5.2.0",
+        "it is the same for the same data, and another for other data",
+        _fingerprints_tell_data_apart,
+    ),
+    _trl(
+        "trainer.utils.add_fused_lm_head",
+        "it replaces the forward of one model; called with labels and fused_lm_head=True, that scores the backbone's "
+        f"last_hidden_state, with shift_labels unshifted, and puts out {', '.join(PER_TOKEN)} and label_mask",
+        reads(
+            "trl.trainer.utils:add_fused_lm_head",
+            takes=("model", "temperature", "cast_lm_head_to_fp32"),
+            says=("model.forward = types.MethodType(", "backbone_outputs.last_hidden_state", "if shift_labels is None:"),
+        ),
+        lambda: {*PER_TOKEN, "label_mask"} <= set(resolve_name("trl.trainer.utils:FusedCausalLMOutput").__annotations__),
+    ),
+    _trl(
+        "models.prepare_fsdp",
+        "it shards a model that is not trained by the plugin of an accelerator",
+        reads("trl.models:prepare_fsdp", takes=("model", "accelerator"), says=("accelerator.state.fsdp_plugin",)),
+    ),
+    _trl(
+        "trainer.base_trainer._BaseTrainer._send_telemetry",
+        "trl reports about a run in it, when a trainer is made",
+        reads("trl.trainer.base_trainer:_BaseTrainer.__init__", says=("self._send_telemetry()",)),
+    ),
+    *(
+        _trl(
+            f"{name}._prepare_dataset",
+            "the constructor passes every data set through it, which does all of the tokenising, and takes what it returns",
+            reads(f"trl:{name}.__init__", says=("train_dataset = self._prepare_dataset(train_dataset",)),
+        )
+        for name in _OFFLINE
+    ),
+    *(
+        _trl(
+            f"{name}._metrics",
+            "its values, by mode, are the metrics that log adds to the trainer's own",
+            reads(f"trl:{name}.log", says=("self._metrics[mode].items()",)),
+        )
+        for name in (*_OFFLINE, *_ONLINE)
+    ),
+    *(
+        _trl(
+            f"{name}.__init__: add_adapter",
+            f"its frozen copy of an adapter is called {REFERENCE_ADAPTER}; without one, it switches the adapter off instead",
+            reads(f"trl:{name}.__init__", says=(f'add_adapter("{REFERENCE_ADAPTER}"',)),
+            _reference_adapter(name),
+        )
+        for name in _REFERRING
+    ),
+    *(
+        _trl(
+            f"{name}._generate_and_score_completions",
+            "it answers and scores this rank's rows; tensors added to what it returns are shuffled and split with the rest",
+            reads(f"trl:{name}._generate_and_score_completions", takes=("inputs",)),
+            reads(
+                f"trl:{name}._prepare_inputs",
+                says=("= self._generate_and_score_completions(", "shuffle_sequence_dict(", "split_tensor_dict("),
+            ),
+        )
+        for name in _ONLINE
+    ),
+    *(
+        _trl(
+            f"{name}._calculate_rewards",
+            "it returns the scores [answers of all ranks, functions] in the order of ranks, nan where there is none",
+            reads(f"trl:{name}._generate_and_score_completions", says=("rewards_per_func = self._calculate_rewards(",)),
+            reads(
+                f"trl:{name}._calculate_rewards",
+                says=("rewards_per_func = gather(rewards_per_func)", "torch.zeros(len(prompts), len(self.reward_funcs)"),
+            ),
+        )
+        for name in _ONLINE
+    ),
+    *(
+        _trl(
+            f"{name}.ref_model",
+            "with beta 0 the constructor loads no reference; a loss looks at beta and ref_model when it is computed",
+            reads(f"trl:{name}.__init__", says=("if self.beta == 0.0:", "self.ref_model = None", "self.reward_func_names =")),
+        )
+        for name in _ONLINE
+    ),
+    *(
+        _trl(
+            f"experimental.{name.replace(':', '.')}.concatenated_forward",
+            "the loss calls it with the collator's batch; it reads chosen_ and rejected_ input_ids, attention_mask and labels",
+            reads(f"trl.experimental.{name}.concatenated_forward", takes=("model", "batch")),
+            reads(f"trl.experimental.{name}.get_batch_loss_metrics", says=("self.concatenated_forward(model, batch)",)),
+            reads(f"trl.experimental.{name}.__init__", says=("self.use_dpo_data_collator =",)),
+        )
+        for name in _CONCATENATED
+    ),
+)
+"""Everything undocumented that the core calls, sets, or overrides in a class of its own."""
