@@ -147,7 +147,7 @@ def post_adapter_create(run: Run, model: PreTrainedModel) -> None:
 
 @_spec("once; the core answers with the method's trainer")
 def provide_trainer_class(run: Run) -> type[Trainer] | None:
-    """A class with the constructor of transformers.Trainer that derives from `longline.trainers.trainer.LonglineTrainer`."""
+    """A class that derives from `longline.trainers.trainer.LonglineTrainer`; its class method `build` makes the trainer."""
 
 
 @_spec("once; the core answers with the collator of the data's layout")
