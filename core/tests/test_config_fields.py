@@ -31,6 +31,9 @@ def trainer(line: str) -> dict[str, object]:
     return load_config(Path("c.yaml")).config.trainer
 
 
+ARGUMENTS = "transformers.training_args:TrainingArguments"
+
+
 def mistakes(text: str) -> list[str]:
     Path("c.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -91,6 +94,29 @@ def test_bases_are_followed_into_other_files_and_packages(monkeypatch: pytest.Mo
     assert (read["beta"].default, read["beta"].help, read["logging_steps"].default) == (0.1, "How far.", 10)
     assert read["names"].annotation.fit(["a"])[0]
     assert not read["names"].annotation.fit([1])[0]
+
+
+@pytest.mark.parametrize(
+    ("head", "base", "has", "fields_of_base"),
+    [
+        ("from transformers import TrainingArguments as Parent", "Parent", "learning_rate", ARGUMENTS),
+        ("import transformers", "transformers.TrainingArguments", "learning_rate", ARGUMENTS),
+        ("import transformers as hf", "hf.TrainingArguments", "learning_rate", ARGUMENTS),
+        ("from trl import DPOConfig", "DPOConfig", "beta", "trl.trainer.dpo_config:DPOConfig"),
+        ("import trl", "trl.GRPOConfig", "num_generations", "trl.trainer.grpo_config:GRPOConfig"),
+        ("from trl.experimental.cpo import CPOConfig", "CPOConfig", "cpo_alpha", "trl.experimental.cpo.cpo_config:CPOConfig"),
+    ],
+)
+@pytest.mark.parametrize("body", ["pass", "own: int = 1"])
+def test_a_class_of_a_plugin_has_the_fields_of_its_base(head, base, has, fields_of_base, body, monkeypatch, request) -> None:
+    """However it is imported; trl and transformers themselves name their classes under TYPE_CHECKING alone."""
+    name = f"own_{abs(hash(request.node.name))}"  # imports are looked up by name: every case has its own
+    Path(f"{name}.py").write_text(f"{head}\nfrom dataclasses import dataclass\n@dataclass\nclass Own({base}):\n    {body}\n")
+    monkeypatch.syspath_prepend(".")
+    read = fields.fields_of(f"{name}:Own")
+    assert has in read
+    assert set(read) - {"own"} == set(fields.fields_of(fields_of_base))
+    assert ("own" in read) is (body != "pass")
 
 
 def test_every_refused_field_is_a_real_one() -> None:

@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from longline import Completions, Plugin, hookimpl
+from longline.cli import run_cli
 from longline.config.loader import load_config
 from longline.errors import ConfigError, TrainingError
 from longline.inference.answers import answer_all
@@ -590,6 +591,14 @@ def test_a_tuned_model_answers_and_is_measured_or_says_why_not(method):
     else:
         with pytest.raises(ConfigError, match=f"and {method} has rows of another kind"):
             found.measuring("runs/a")
+
+
+def test_a_tuned_reward_model_writes_nothing_and_its_base_does(run_longline, tmp_path, capsys):
+    folder = str(run_longline(**options("reward", tmp_path)).output_dir)
+    command = ["generate", folder, "--prompt", "How many hooks?", "--max-new-tokens", "2"]
+    assert run_cli(command) == 2
+    assert "is a reward model: it scores texts and writes none" in capsys.readouterr().err
+    assert run_cli([*command, "--base"]) == 0
 
 
 def test_a_reference_is_needed_where_nothing_was_computed_before():

@@ -214,7 +214,7 @@ def post_adapter_create(run: Run, model: PreTrainedModel) -> None:
 
 @_spec("once; the core answers with the method's trainer", fault=_is_trainer_class)
 def provide_trainer_class(run: Run) -> type[Trainer] | None:
-    """A class that derives from the method's own trainer, or from `LonglineTrainer` with a `build` of its own."""
+    """A class that derives from the method's own trainer, or from `LonglineTrainer`; its class method `build` makes the trainer."""
 
 
 @_spec("once; the core answers with the collator of the method's kind of row", fault=_is_function)

@@ -123,9 +123,9 @@ class Method:
         starter: what is its own in the config of `longline new`.
     """
 
-    name: str
-    summary: str
-    kind: str
+    name: str = ""
+    summary: str = ""
+    kind: str = "longline.data.kinds.sample:SAMPLE"
     packs: bool = False
     chooses_trained: bool = False
     arguments: str = "transformers.training_args:TrainingArguments"
@@ -142,7 +142,7 @@ class Method:
     evaluation: str | None = "longline.inference.measures:measure_loss"
     no_generation: Refusal = Refusal("{name} writes no answers")
     no_evaluation: Refusal = Refusal("evaluate has no measure for {method}", "its own measures are in log.jsonl")
-    starter: Starter
+    starter: Starter = Starter("auto")
 
     # --- a tuned model ----------------------------------------------------------------------------------------------------------
 

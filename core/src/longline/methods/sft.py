@@ -10,7 +10,6 @@ class Sft(Method):
 
     name = "sft"
     summary = "supervised fine-tuning"
-    kind = "longline.data.kinds.sample:SAMPLE"
     packs = True
     chooses_trained = True
     cross_entropy = True
