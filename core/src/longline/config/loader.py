@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from longline.config import checks, document, fields
 from longline.config.document import Key, Keys, Node, Place, dotted
 from longline.config.explain import explain, models_in
+from longline.config.frozen import freeze
 from longline.config.secrets import MASK
 from longline.config.sections import Config
 from longline.errors import ConfigError, Problem
@@ -33,7 +34,7 @@ _MAY_BE_EMPTY = ("trainer", "plugins", "data.eval", "model.overrides", "model.to
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A checked config, and where each of its values came from.
+    """A checked config, which cannot be changed at any depth, and where each of its values came from.
 
     `env_refs` maps a dotted path (`model.token`, `plugins.swanlab.api_key`, `data.train.0.path`) to NAME where the value is one
     `${NAME}` and nothing else.
@@ -100,7 +101,7 @@ def read_config(
     problems += found
     if config is None:
         return None, in_order(problems)
-    loaded = LoadedConfig(config, path, env_refs, root)
+    loaded = LoadedConfig(freeze(config), path, env_refs, root)
     problems += checks.check_config(loaded, skip=frozenset(bad), data_files=data_files)
     return loaded, in_order(problems)
 

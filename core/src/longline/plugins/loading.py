@@ -10,6 +10,7 @@ import importlib_metadata
 from pydantic import BaseModel, ValidationError
 
 from longline.config.explain import is_secret, unknown_hint
+from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
 from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
 from longline.plugins.base import LoadedPlugin, Plugin, remedy
@@ -179,7 +180,7 @@ def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequ
             for key in _ignored(entry.options, cls.Config)
         ]
         try:
-            models.append(cls.Config.model_validate(entry.options))
+            models.append(freeze(cls.Config.model_validate(entry.options)))
             _warn_author(entry.name, cls.Config)
         except ValidationError as error:
             problems += loaded.explain(error, cls.Config, "plugins", entry.name)
