@@ -68,7 +68,8 @@ def load_config(
     """Read, complete and check a config file.
 
     `overrides` are `a.b.c=VALUE` as `--set` takes them, later ones win; `environ` replaces os.environ for `${NAME}`. With
-    `data_files` False the data may be missing: enough to use the model of a finished run. Raises ConfigError with every
+    `data_files` False the data may be missing: enough to use the model of a finished run, or where a plugin makes them and
+    `checks.missing_files` is asked later. Raises ConfigError with every
     problem, sorted by position.
     """
     loaded, problems = read_config(path, overrides, environ, data_files=data_files)
@@ -102,7 +103,9 @@ def read_config(
     if config is None:
         return None, in_order(problems)
     loaded = LoadedConfig(freeze(config), path, env_refs, root)
-    problems += checks.check_config(loaded, skip=frozenset(bad), data_files=data_files)
+    problems += checks.check_config(loaded, skip=frozenset(bad))
+    if data_files:
+        problems += checks.missing_files(loaded, skip=frozenset(bad))
     return loaded, in_order(problems)
 
 
