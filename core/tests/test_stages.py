@@ -228,3 +228,42 @@ def test_states_and_failures_of_other_ranks(run_config, tmp_path):
     refused = two_ranks(script, str(longer), "last")
     assert refused.returncode != 0
     assert "kept its state on 1 ranks, and rank 1 has none" in refused.stderr
+
+
+# --- files that a plugin makes --------------------------------------------------------------------------------------------------
+
+MAKER = """
+import json
+from pathlib import Path
+from longline import Plugin, hookimpl
+
+class Maker(Plugin):
+    @hookimpl
+    def pre_data_load(self, run):
+        rows = [{"prompt": f"fish {n}", "completion": " yes"} for n in range(8)]
+        Path(run.config.data.train[0].path).write_text("".join(json.dumps(row) + "\\n" for row in rows))
+"""
+
+
+@pytest.fixture
+def maker(tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    info = site / "longline_maker-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: longline-maker\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[longline]\nmaker = longline_maker:Maker\n")
+    (site / "longline_maker.py").write_text(MAKER)
+    monkeypatch.syspath_prepend(str(site))
+    yield tmp_path / "made.jsonl"
+    sys.modules.pop("longline_maker", None)
+
+
+def test_files_may_be_made_before_data_are_read(maker, run_longline, run_config, capsys):
+    given = {"data": {"train": [{"path": str(maker)}]}, "trainer": {"max_steps": 1}}
+    config = run_config(**given, plugins=["maker"])
+    assert run_cli(["check", str(config)]) == 0
+    assert run_longline(config).result.status == "completed"
+    maker.unlink()
+    assert run_cli(["check", str(run_config(**given))]) == 2
+    assert run_cli(["check", str(run_config(**given, plugins=["profiling"]))]) == 2
+    assert capsys.readouterr().err.count(f"no such file: {maker}") == 2

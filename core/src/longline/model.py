@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -198,7 +199,7 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
     _require_library(section.attn_implementation)
     source, hub = locate(section), _hub_kwargs(section)
     config = _config(section, source, hub)
-    _override(config, section.overrides)
+    _override(config, deepcopy(section.overrides))
     _require_support(config, section.attn_implementation, output)
     if output == "score":
         config.num_labels = 1
@@ -211,7 +212,7 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
         **hub,
     }
     if section.quantization is not None:
-        kwargs["quantization_config"] = cast("Any", transformers.BitsAndBytesConfig)(**section.quantization)
+        kwargs["quantization_config"] = cast("Any", transformers.BitsAndBytesConfig)(**deepcopy(section.quantization))
     elif source.gguf_file:
         kwargs["quantization_config"] = transformers.GgufConfig(gguf_file=source.gguf_file, dequantize=True)
     return kwargs

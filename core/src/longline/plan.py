@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,7 +256,7 @@ def _packing(config: Config, method: Method) -> tuple[PackingLayout | None, str]
 def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:
     """The trainer's arguments with Longline's defaults, and a fact for each that the user did not write."""
     method = find(config.method)
-    args = {**TRAINER_DEFAULTS, **method.defaults, **config.trainer}
+    args = {**TRAINER_DEFAULTS, **method.defaults, **deepcopy(config.trainer)}
     facts = []
     if not {"bf16", "fp16"} & config.trainer.keys():
         # trl's own default would be another one than transformers'; here one config means the same for every method

@@ -27,40 +27,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: the function, what it reads, and whether it looks for data files."""
+    """One check: the function, and what it reads."""
 
     function: Callable[[LoadedConfig], Iterator[Problem]]
     reads: tuple[str, ...]
-    data_files: bool = False
 
 
 CHECKS: list[Check] = []
 """Every check that holds for all methods, in the order of the config's sections; a method has its own beside them."""
 
 
-def check_config(loaded: LoadedConfig, skip: frozenset[str] = frozenset(), *, data_files: bool = True) -> list[Problem]:
-    """Every contradiction in a config; `skip` are dotted paths with problems of their own.
-
-    With `data_files` False nobody asks whether data exists, for commands that need only the model of a finished run.
-    """
-
-    def touched(reads: tuple[str, ...]) -> bool:
-        return any(
-            path == read or path.startswith(f"{read}.") or read.startswith(f"{path}.")
-            for read in reads
-            for path in skip
-            if path
-        )
-
+def check_config(loaded: LoadedConfig, skip: frozenset[str] = frozenset()) -> list[Problem]:
+    """Every contradiction in a config; `skip` are dotted paths with problems of their own."""
     # Where the name itself is wrong, nobody knows which method is meant.
-    own = () if touched(("method",)) else find(loaded.config.method).checks()
-    checks = [check for check in (*own, *CHECKS) if (data_files or not check.data_files) and not touched(check.reads)]
+    own = () if _touched(("method",), skip) else find(loaded.config.method).checks()
+    checks = [check for check in (*own, *CHECKS) if not _touched(check.reads, skip)]
     return [problem for check in checks for problem in check.function(loaded)]
 
 
-def _check(*reads: str, data_files: bool = False) -> Callable[[_Function], _Function]:
+def _touched(reads: tuple[str, ...], skip: frozenset[str]) -> bool:
+    """Whether something that is read is, holds or lies in one of some dotted paths."""
+    return any(
+        path == read or path.startswith(f"{read}.") or read.startswith(f"{path}.") for read in reads for path in skip if path
+    )
+
+
+def _check(*reads: str) -> Callable[[_Function], _Function]:
     def add(function: _Function) -> _Function:
-        CHECKS.append(Check(function, reads, data_files))
+        CHECKS.append(Check(function, reads))
         return function
 
     return add
@@ -189,23 +183,18 @@ def adapter_type(loaded: LoadedConfig) -> Iterator[Problem]:
 # --- data ---------------------------------------------------------------------------------------------------------------------
 
 
-@_check("data.train", data_files=True)
-def train_paths(loaded: LoadedConfig) -> Iterator[Problem]:
-    """A path that looks local must lead to something."""
-    yield from _paths(loaded, "train")
+def missing_files(loaded: LoadedConfig, skip: frozenset[str] = frozenset()) -> list[Problem]:
+    """The data files that the config names and that are not there, or are empty; `skip` are dotted paths with other problems.
 
-
-@_check("data.eval", data_files=True)
-def eval_paths(loaded: LoadedConfig) -> Iterator[Problem]:
-    """The same for evaluation."""
-    yield from _paths(loaded, "eval")
-
-
-def _paths(loaded: LoadedConfig, part: str) -> Iterator[Problem]:
-    for index, source in enumerate(getattr(loaded.config.data, part)):
-        fault = missing_data(source.path)
-        if fault:
-            yield loaded.problem(fault[0], "data", part, index, "path", hint=fault[1])
+    Apart from `check_config`, since a plugin may make them in `pre_data_load`: then they are looked for after that hook.
+    """
+    return [
+        loaded.problem(fault[0], "data", part, index, "path", hint=fault[1])
+        for part in ("train", "eval")
+        if not _touched((f"data.{part}",), skip)
+        for index, source in enumerate(getattr(loaded.config.data, part))
+        if (fault := missing_data(source.path))
+    ]
 
 
 def missing_data(text: str) -> tuple[str, str | None] | None:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from longline.config import checks, document, fields, method
 from longline.config.document import Key, Keys, Node, Place, dotted
 from longline.config.explain import explain, models_in
+from longline.config.frozen import freeze
 from longline.config.secrets import MASK
 from longline.config.sections import Config, DataSection, ModelSection, SourceSection
 from longline.errors import ConfigError, Problem
@@ -33,7 +34,7 @@ _MAY_BE_EMPTY = ("trainer", "plugins", "data.eval", "model.overrides", "model.to
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A checked config, and where each of its values came from.
+    """A checked config, which cannot be changed at any depth, and where each of its values came from.
 
     `env_refs` maps a dotted path (`model.token`, `plugins.swanlab.api_key`, `data.train.0.path`) to NAME where the value is one
     `${NAME}` and nothing else.
@@ -43,6 +44,8 @@ class LoadedConfig:
     path: Path
     env_refs: Mapping[str, str]
     root: Node = field(repr=False, compare=False)
+    awaits_files: bool = False
+    """Whether nobody has looked for the data files yet: a plugin may make them in `pre_data_load`."""
 
     def where(self, *keys: Key) -> str:
         """`file:line:column` of a key or of its nearest parent; `--set KEY` when an override gave it.
@@ -67,8 +70,8 @@ def load_config(
     """Read, complete and check a config file.
 
     `overrides` are `a.b.c=VALUE` as `--set` takes them, later ones win; `environ` replaces os.environ for `${NAME}`. With
-    `data_files` False the data may be missing: enough to use the model of a finished run. Raises ConfigError with every
-    problem, sorted by position.
+    `data_files` False the data may be missing: enough to use the model of a finished run. Where the config names plugins,
+    `load_plugins` looks for them, since one may make them. Raises ConfigError with every problem, sorted by position.
     """
     loaded, problems = read_config(path, overrides, environ, data_files=data_files)
     if loaded is None or problems:
@@ -101,8 +104,10 @@ def read_config(
     problems += found
     if config is None:
         return None, in_order(problems)
-    loaded = LoadedConfig(config, path, env_refs, root)
-    problems += checks.check_config(loaded, skip=frozenset(bad), data_files=data_files)
+    loaded = LoadedConfig(freeze(config), path, env_refs, root, awaits_files=data_files and bool(config.plugins))
+    problems += checks.check_config(loaded, skip=frozenset(bad))
+    if data_files and not loaded.awaits_files:
+        problems += checks.missing_files(loaded, skip=frozenset(bad))
     return loaded, in_order(problems)
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def _load(section: RewardSection, where: str, folder: Path) -> RewardFunction:
         raise ConfigError(f"{where}: {section.function} is a {type(function).__name__}, not a function")
     name = section.name or section.function.rpartition(":")[2]
     return RewardFunction(
-        name, _with_options(function, section.options, where) if section.options else function, section.weight
+        name, _with_options(function, deepcopy(section.options), where) if section.options else function, section.weight
     )
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, get_args
 import importlib_metadata
 from pydantic import BaseModel, ValidationError
 
+from longline.config.checks import missing_files
 from longline.config.explain import is_secret, unknown_hint
+from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
 from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
 from longline.plugins.base import LoadedPlugin, Plugin, remedy
@@ -43,7 +45,9 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
     ]
     plugins += more
     _refuse_claims(plugins)
-    Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
+    bus = Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
+    if loaded.awaits_files and not bus.hook.pre_data_load.plugins and (missing := missing_files(loaded)):
+        raise ConfigError(missing)
     return plugins
 
 
@@ -213,7 +217,7 @@ def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequ
             for key in _ignored(entry.options, cls.Config)
         ]
         try:
-            models.append(cls.Config.model_validate(entry.options))
+            models.append(freeze(cls.Config.model_validate(entry.options)))
             _warn_author(entry.name, cls.Config)
         except ValidationError as error:
             problems += loaded.explain(error, cls.Config, "plugins", entry.name)
