@@ -83,7 +83,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
         [
             (
                 "--set model.attn_implementation: flash_attention_2 does not run on the CPU that trainer.use_cpu asks for "
-                "(use eager or sdpa)"
+                "(leave it out)"
             )
         ],
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from safetensors import SafetensorError
 
+from longline.artifacts import not_written
 from longline.config.sections import AdapterSection, ModelSection
 from longline.errors import ModelError
 from longline.model import adapter_config, attach_adapter, load_model, load_tokenizer, model_kwargs
@@ -96,6 +99,31 @@ def test_modules_are_listed_only_for_an_adapter_that_fits_none():
 
     assert "q_proj" in hint(target_modules=["query"])
     assert hint(target_modules=["q_proj"], layers_to_transform=[77]) is None
+
+
+def test_a_folder_of_gguf_files_asks_for_one(folder):
+    (folder / "config.json").unlink()
+    (folder / "weights.gguf").write_bytes(b"GGUF")
+    assert of_model(folder).hint == "it holds .gguf files: name the one to load with model.gguf_file"
+    assert of_model(folder, gguf_file="weights.gguf").hint is None
+
+
+def test_a_tokenizer_of_its_own_is_not_judged_by_the_models_folder(folder, tmp_path):
+    (folder / "config.json").unlink()
+    section = ModelSection(path=str(folder), tokenizer={"path": str(tmp_path / "none")})
+    assert "config.json" not in str(refusal(lambda: load_tokenizer(section)).hint)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "free space"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "free space"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "let it be written"),
+    ],
+)
+def test_space_is_asked_for_only_where_it_is_missing(tmp_path, error, remedy):
+    assert not_written(error, tmp_path / "checkpoint-1").hint.startswith(f"{remedy} and run again with --resume")
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -37,7 +37,9 @@ def test_some_types_lack_sdpa():
     assert {"gemma2", "gpt_oss"} <= set(LACK_SDPA)
 
 
-@pytest.mark.parametrize(("model_type", "taken"), [("llama", "sdpa"), *((name, "eager") for name in LACK_SDPA)])
+@pytest.mark.parametrize(
+    ("model_type", "taken"), [("llama", "sdpa"), ("llava", "sdpa"), *((name, "eager") for name in LACK_SDPA)]
+)
 def test_a_model_takes_the_best_attention_that_it_has_and_plan_says_which(
     run_config, run_longline, folder_of, capsys, model_type, taken
 ):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from longline import upstream
-from longline.errors import ConfigError, TrainingError, disk_remedy
+from longline.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from longline.plan import Plan
@@ -97,9 +97,8 @@ def write_config(path: Path, text: str) -> None:
 
 
 def _not_writable(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot write the run folder {folder}: {error.strerror or error}", hint=disk_remedy(error, "check output_dir")
-    )
+    hint = "free space" if _is_full(str(error)) else "check output_dir"
+    return ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}", hint=hint)
 
 
 def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
@@ -179,17 +178,26 @@ def resume_point(run_dir: Path, wanted: str) -> Path:
     return path
 
 
+FULL = ("No space left", "File too large", "Disk quota")
+"""How the system, and libraries that pass on its words, call a disk that is full."""
+
+
+def _is_full(text: str) -> bool:
+    return any(mark in text for mark in FULL)
+
+
 def not_written(error: Exception, final: Path) -> Exception:
     """Turn what a full disk looks like from torch, safetensors and the system into one clear error; pass on the rest."""
     text = str(error).strip()
     if any(mark in text for mark in ("PytorchStreamWriter", "unexpected pos")):
         reason = "the disk is full, or files may not grow this large"  # all that torch says is where it stopped
-    elif isinstance(error, OSError) or any(mark in text for mark in ("No space left", "File too large", "Disk quota")):
+    elif isinstance(error, OSError) or _is_full(text):
         reason = f"{type(error).__name__}: {text.splitlines()[0]}"
     else:
         return error
     kept = ", ".join(path.name for path in checkpoints(final.parent)) or "none yet"
-    hint = f"free space and run again with --resume; complete checkpoints: {kept}"
+    full = not isinstance(error, OSError) or _is_full(text)
+    hint = f"{'free space' if full else 'let it be written'} and run again with --resume; complete checkpoints: {kept}"
     return TrainingError(f"cannot write {final}: {reason}", hint=hint)
 
 

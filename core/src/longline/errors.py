@@ -6,7 +6,6 @@ and is reported as such.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -157,10 +156,3 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-
-
-def disk_remedy(error: OSError, otherwise: str) -> str:
-    """What to do when a file cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free space"
-    return otherwise

@@ -79,11 +79,12 @@ def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
     except Exception as error:
         first = str(error).strip().split("\n")[0]
         text = f"cannot load the {what} from {section.path}: {type(error).__name__}: {first}"
-        raise ModelError(text, hint=_remedy(error, section)) from error
+        own = section.gguf_file is None and not (what == "tokenizer" and section.tokenizer.path)
+        raise ModelError(text, hint=_remedy(error, Path(section.path).expanduser() if own else None)) from error
 
 
-def _remedy(error: Exception, section: ModelSection) -> str | None:
-    """What to do about what a library raised; None where nothing is known that fits."""
+def _remedy(error: Exception, folder: Path | None) -> str | None:
+    """What to do about what a library raised; None where nothing is known that fits. `folder` should have a config.json."""
     import torch
     from safetensors import SafetensorError
 
@@ -91,8 +92,8 @@ def _remedy(error: Exception, section: ModelSection) -> str | None:
         return "model.dtype: bfloat16 or model.quantization with an adapter takes less memory, and so does a smaller model"
     if isinstance(error, SafetensorError):
         return "a file of weights is damaged or not whole: fetch it again"
-    found = _config_fault(Path(section.path).expanduser() / "config.json") if Path(section.path).expanduser().is_dir() else None
-    return found or remedy_of(error, "model.")
+    fault = _config_fault(folder / "config.json") if folder is not None and folder.is_dir() else None
+    return fault or remedy_of(error, "model.")
 
 
 def _config_fault(path: Path) -> str | None:
@@ -102,6 +103,8 @@ def _config_fault(path: Path) -> str | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if any(path.parent.glob("*.gguf")):
+            return "it holds .gguf files: name the one to load with model.gguf_file"
         adapter = path.with_name("adapter_config.json").exists()
         what = "an adapter alone: merge it, or give its base" if adapter else "no model: give one with config.json and weights"
         return f"there is no config.json in it, it holds {what}"
@@ -232,7 +235,7 @@ def _require_library(attention: str | None) -> None:
     row = lookup(attention)
     if row is None or row.library is None or any(_installed(name) for name in (row.library, "kernels")):
         return
-    hint = f"pip install {row.library}, or use sdpa"
+    hint = f"pip install {row.library}, or leave it out"
     raise ModelError(f"model.attn_implementation: {attention} needs {row.library}, which is not installed", hint=hint)
 
 
