@@ -194,6 +194,8 @@ def _whole(run: Run, resume: str | None, overwrite: bool) -> RunResult:
 
 def _stages(run: Run, resume_from: Path | None) -> None:
     run.hook.on_run_start(run=run)
+    for found in upstream.untested():
+        run.alert("version not tested", f"{found}; if something goes wrong, install one of those first")
     with garbage.paused():  # nearly all that is imported is imported here
         args = _arguments(run)
         rewards = _rewards(run)
