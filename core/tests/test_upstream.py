@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -55,6 +56,17 @@ def test_versions_outside_of_the_range_are_told_with_it() -> None:
     assert len(told) == 1
     assert told[0].startswith("trl ")
     assert told[0].endswith(" (tested: >=0.1,<0.2)")
+
+
+def test_a_run_warns_of_a_version_that_was_not_tested(run_config, tmp_path) -> None:
+    info = tmp_path / "site" / "trl-9.0.dist-info"  # what pip would have left of another release
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 9.0\n", encoding="utf-8")
+    command = [sys.executable, "-m", "longline", "train", str(run_config(trainer={"max_steps": 1}))]
+    environ = {**os.environ, "PYTHONPATH": str(info.parent)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"trl 9.0 (tested: {TESTED['trl']})" in done.stdout
 
 
 def test_importing_it_imports_none_of_the_libraries() -> None:

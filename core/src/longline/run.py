@@ -137,6 +137,8 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     run.hook.on_run_start(run=run)
     for note in notes:
         run.alert("resumed", note, "info")
+    for found in upstream.untested():
+        run.alert("version not tested", f"{found}; if something goes wrong, install one of those first")
     with garbage.paused():  # nearly all that is imported is imported here
         args = stages.arguments(state)
         rewards = stages.rewards(state)

@@ -381,6 +381,17 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         Assumption(name, "transformers 5.23.0, peft 0.21.2", f"its fields stand in {file}", _source_is(name, file))
         for name, file in SOURCES.items()
     ),
+    *(
+        _trl(
+            f"{name}: loss_type",
+            "each trainer compares loss_type with all words that it takes, in a file beside that of its arguments",
+            lambda name=name: (
+                inspect.getfile(resolve_name(f"trl:{name}")).replace("_trainer.py", "_config.py")  # type: ignore[misc]
+                == inspect.getfile(resolve_name(f"trl:{name.replace('Trainer', 'Config')}"))
+            ),
+        )
+        for name in ("DPOTrainer", "KTOTrainer", "GRPOTrainer")
+    ),
     Assumption(
         "accelerate.state.AcceleratorState",
         "1.15.0",

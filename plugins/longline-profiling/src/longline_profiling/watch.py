@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from longline_profiling.spans import Span
+from longline_profiling.upstream import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     from longline_profiling.recorder import Recorder
     from longline_profiling.session import Session
 
-METHODS = (
-    "training_step",
-    "compute_loss",
-    "compute_ref_log_probs",
-    "_clip_grad_norm",
-    "evaluate",
-    "_save_checkpoint",
-    "save_model",
-    "_generate",
-    "_calculate_rewards",
-    "_get_per_token_logps_and_entropies",
-)
-"""What is timed where a trainer has it; the reference is of trl's DPO, generation and the two after it of its GRPO and RLOO."""
 WAIT = "data_wait"
 _END = object()
 _ABSENT = object()
