@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longline import artifacts, stages
+from longline import artifacts, stages, upstream
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
