@@ -38,6 +38,7 @@ from transformers import AutoTokenizer
 import datasets, pyarrow
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.sample import SAMPLE
 def high():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 tokenizer, large, small, folder = sys.argv[1:]
@@ -45,7 +46,7 @@ tokenizer = AutoTokenizer.from_pretrained(tokenizer)
 section = DataSection(train=[large, {"path": small, "weight": 2}], eval_fraction=0.01, max_length=512, cache_dir=folder)
 before = high()
 wall, processor = time.perf_counter(), time.process_time()
-data = prepare(section, tokenizer, layout="rows", seed=1)
+data = prepare(section, tokenizer, kind=SAMPLE, packing="rows", seed=1)
 wall, processor = time.perf_counter() - wall, time.process_time() - processor
 report, peak = data.report, high()
 print(json.dumps({"wall": wall, "processor": processor, "before": before / 1024, "peak": peak / 1024, "hit": report.cache_hit,

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longline.errors import LonglineError
-    from longline.events import Alert, Completions, RewardFunction, Summary, Table, Timing
+    from longline.events import Alert, Column, Completions, RewardFunction, Summary, Table, Timing
     from longline.hookspecs import hookimpl
     from longline.plugins import Plugin, PluginConfig
 
 __version__ = "0.1.0"
 __all__ = [
     "Alert",
+    "Column",
     "Completions",
     "LonglineError",
     "Plugin",
@@ -32,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     "Alert": "longline.events",
+    "Column": "longline.events",
     "Completions": "longline.events",
     "LonglineError": "longline.errors",
     "Plugin": "longline.plugins",

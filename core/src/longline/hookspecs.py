@@ -150,9 +150,9 @@ def provide_trainer_class(run: Run) -> type[Trainer] | None:
     """A class with the constructor of transformers.Trainer that derives from `longline.trainers.trainer.LonglineTrainer`."""
 
 
-@_spec("once; the core answers with the collator of the data's layout")
+@_spec("once; the core answers with the collator of the data's kind of row")
 def provide_collator(run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]] | None:
-    """A function from a list of rows to a batch, as `longline.data.collate.Collator` makes one for the plan's layout."""
+    """A function from a list of rows to a batch, as `longline.data.collate.Collator` makes one for the method's kind of row."""
 
 
 @_spec("once; the core answers with the method's own loss")

@@ -66,6 +66,16 @@ METHODS: dict[str, MethodFacts] = {
     "rloo": MethodFacts("prompts"),
 }
 """Every method. SimPO is CPO's trainer with its loss and, unless `trainer.cpo_alpha` says otherwise, without its NLL term."""
+KINDS: dict[str, str] = {
+    method: {
+        None: "longline.data.kinds.sample:SAMPLE",
+        "pairs": "longline.data.kinds.pair:PAIR",
+        "labelled": "longline.data.kinds.labelled:LABELLED",
+        "prompts": "longline.data.kinds.prompt:PROMPT",
+    }[facts.layout]
+    for method, facts in METHODS.items()
+}
+"""Where the kind of row of each method is."""
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 """What the argument that trades time for memory is called, the newest name first."""
 MULTIPLE = 64
@@ -117,6 +127,16 @@ class Plan:
     pad_to_multiple_of: int | None = None
     rows: int | None = None
     steps: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Where the kind of row is, as `package.module:NAME`."""
+        return KINDS[self.method]
+
+    @property
+    def packing(self) -> PackingLayout | None:
+        """How several samples share a row."""
+        return self.layout if self.layout in ("rows", "flat") else None
 
     @property
     def global_batch(self) -> int:
@@ -209,7 +229,7 @@ def build_plan(config: Config, machine: Machine) -> Plan:
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
         Fact("attention", config.model.attn_implementation, "config or default"),
-        Fact("layout", layout, layout_why),
+        Fact("layout", f"packed {layout}" if layout in ("rows", "flat") else layout, layout_why),
         Fact(
             "batch",
             f"{plan.global_batch} rows a step",

@@ -23,7 +23,7 @@ from longline.builtin.jsonlog import JsonLog
 from longline.config.dump import dump_resolved
 from longline.config.secrets import Secrets
 from longline.errors import EXIT_DONE, EXIT_TRAINING, ConfigError, DataError, Interrupted, LonglineError
-from longline.events import Alert, AlertLevel, RewardFunction, Role, Status, Summary
+from longline.events import Alert, AlertLevel, Column, RewardFunction, Role, Status, Summary
 from longline.parallel import machine, ranks
 from longline.plan import METHODS, Plan, build_plan
 from longline.plugins import Account, Bus, Contained, LoadedPlugin, load_plugins
@@ -69,6 +69,7 @@ class Run:
         self.stop = signals.StopRequest()
         self.summary = Summary()
         self.added_metrics: set[str] = set()
+        self.columns: tuple[Column, ...] = ()
         self.started = artifacts.now()
         options = {plugin.name: plugin.options for plugin in plugins}
         self._secrets = Secrets.collect(loaded.config, options)
@@ -267,11 +268,14 @@ def _tokenizer(run: Run) -> Any:
 
 def _data(run: Run, tokenizer: Any) -> Prepared:
     from longline.data import prepare
+    from longline.data.kinds import load
 
     run.phase = "data"
     run.hook.pre_data_load(run=run)
     with ranks.main_rank_first():
-        data = prepare(run.config.data, tokenizer, layout=run.plan.layout, seed=run.plan.seed)
+        kind = load(run.plan.kind)
+        data = prepare(run.config.data, tokenizer, kind=kind, packing=run.plan.packing, seed=run.plan.seed)
+    run.columns = data.columns
     try:
         run.plan = run.plan.with_rows(len(data.train))
     except ValueError as error:
@@ -289,7 +293,7 @@ def _model(run: Run, tokenizer: Any) -> Any:
 
     run.phase = "model"
     model = _load(run, tokenizer, "policy")
-    if run.plan.layout in ("rows", "flat"):
+    if run.plan.packing:
         models.require_isolation(model)
     run.hook.post_model_load(run=run, model=model, role="policy")
     if run.config.adapter is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from longline.config.sections import Config
     from longline.data import Prepared
+    from longline.data.kinds import Kind
 
 
 @click.command("preprocess")
@@ -27,17 +28,18 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     """
     from longline.data.summary import summary
 
-    _, data = prepared(load(config, overrides).config)
+    _, _, data = prepared(load(config, overrides).config)
     for line in summary(data.report):
         click.echo(line)
 
 
-def prepared(config: Config) -> tuple[PreTrainedTokenizerBase, Prepared]:
+def prepared(config: Config) -> tuple[Kind, PreTrainedTokenizerBase, Prepared]:
     """Load the tokenizer and prepare the data as training would."""
     from longline.data import prepare
+    from longline.data.kinds import load as load_kind
     from longline.model import load_tokenizer
     from longline.plan import Machine, build_plan
 
     plan = build_plan(config, Machine())
-    tokenizer = load_tokenizer(config.model)
-    return tokenizer, prepare(config.data, tokenizer, layout=plan.layout, seed=plan.seed)
+    tokenizer, kind = load_tokenizer(config.model), load_kind(plan.kind)
+    return kind, tokenizer, prepare(config.data, tokenizer, kind=kind, packing=plan.packing, seed=plan.seed)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline.config import fields
+from longline.config import doors, fields
 from longline.config.attention import ATTENTION, lookup
 from longline.config.dump import looks_local
 from longline.config.explain import nearest
+from longline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -279,6 +280,28 @@ def missing_data(text: str) -> tuple[str, str | None] | None:
     if path.is_file() and path.stat().st_size == 0:
         return f"the file {text} is empty", None
     return None
+
+
+@_check("data.train", "data.eval")
+def formats_are_installed(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A format comes with the core or with another distribution."""
+    for part in ("train", "eval"):
+        for index, source in enumerate(getattr(loaded.config.data, part)):
+            if source.format == "auto":
+                continue
+            try:
+                doors.find("longline.formats", source.format, "format")
+            except ConfigError as error:
+                yield loaded.problem(error.problems[0].message, "data", part, index, "format", hint=error.hint)
+
+
+@_check("data.keep")
+def names_are_kept_once(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A further column has one name and one type."""
+    names = [column.name for column in loaded.config.data.keep]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield loaded.problem(f"{name!r} is kept twice", "data", "keep", index, hint="remove one of them")
 
 
 @_check("data.eval", "data.eval_fraction")

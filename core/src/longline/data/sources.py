@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import xxhash
 
 from longline.data.readers import READERS, is_padded, kind_of, read_file
+from longline.data.values import Place
 from longline.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _USERINFO = re.compile(r"//[^/@\s]*@")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row comes from: `file` is an index into the source's `files`, `line` counts from 1."""
-
-    file: int
-    line: int
 
 
 class Source(Protocol):

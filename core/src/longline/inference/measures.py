@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longline.errors import ConfigError, DataError
+from longline.events import IGNORED
 from longline.inference.answers import Sampling, answer_all
 from longline.parallel.machine import machine
 from longline.plan import build_plan
@@ -33,6 +34,7 @@ def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
         ConfigError: the target has no config, or the config no evaluation data.
     """
     from longline.data import prepare
+    from longline.data.kinds import load
 
     if target.loaded is None:
         raise ConfigError("evaluate needs a config or a run folder: it says what the evaluation data is")
@@ -42,8 +44,8 @@ def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
             f"evaluate measures answers that are known, and {config.method} has rows of another kind",
             hint="its own measures are in log.jsonl; an sft config with this model's path measures it on answers",
         )
-    seed = build_plan(config, machine(use_cpu=True)).seed
-    data = prepare(config.data, tokenizer, layout="padded", seed=seed).eval
+    plan = build_plan(config, machine(use_cpu=True))
+    data = prepare(config.data, tokenizer, kind=load(plan.kind), seed=plan.seed).eval
     if data is None or not len(data):
         raise ConfigError("this config has no evaluation data", hint="set data.eval or data.eval_fraction")
     return data
@@ -58,7 +60,7 @@ def measure_loss(
 
     from longline.data.collate import Collator
 
-    collate = Collator(pad_token_id=int(tokenizer.pad_token_id), layout="padded")
+    collate = Collator(pad_token_id=int(tokenizer.pad_token_id))
     loss, right, count = 0.0, 0, 0
     for start in range(0, len(rows), batch_size):
         batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
@@ -66,7 +68,7 @@ def measure_loss(
         labels = batch["labels"][:, 1:].to(model.device)
         with torch.inference_mode():
             logits = model(**inputs).logits[:, :-1].float()
-        trained = labels != -100
+        trained = labels != IGNORED
         loss += cross_entropy(logits[trained], labels[trained], reduction="sum").item()
         right += int((logits.argmax(-1) == labels)[trained].sum())
         count += int(trained.sum())
@@ -86,9 +88,9 @@ def examples(rows: Any, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     found = []
     for row in rows:
         ids, labels = row["input_ids"], row["labels"]
-        end = max((place for place, label in enumerate(labels) if label != -100), default=-1) + 1
+        end = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1) + 1
         start = end
-        while start > 0 and labels[start - 1] != -100:
+        while start > 0 and labels[start - 1] != IGNORED:
             start -= 1
         if 0 < start < end:
             found.append(Example(list(ids[:start]), _text(tokenizer, ids[start:end])))

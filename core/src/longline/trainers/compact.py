@@ -10,7 +10,7 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
-from longline.loss.cross_entropy import IGNORED
+from longline.events import IGNORED
 from longline.loss.head import Targets, bare
 
 if TYPE_CHECKING:
