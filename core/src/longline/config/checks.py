@@ -296,12 +296,17 @@ def formats_are_installed(loaded: LoadedConfig) -> Iterator[Problem]:
 
 
 @_check("data.keep")
-def names_are_kept_once(loaded: LoadedConfig) -> Iterator[Problem]:
-    """A further column has one name and one type."""
-    names = [column.name for column in loaded.config.data.keep]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield loaded.problem(f"{name!r} is kept twice", "data", "keep", index, hint="remove one of them")
+def kept_columns_fit(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A further column has one name, and what it holds fits together."""
+    keep = loaded.config.data.keep
+    for index, column in enumerate(keep):
+        place = ("data", "keep", index)
+        if column.name in [other.name for other in keep[:index]]:
+            yield loaded.problem(f"{column.name!r} is kept twice", *place, hint="remove one of them")
+        if column.dtype == "text" and (column.align == "token" or column.width is not None):
+            yield loaded.problem("text is one value for each row", *place, hint="remove its width and `align: token`")
+        if column.dtype is None and column.width is not None:
+            yield loaded.problem("a width needs a dtype", *place, "width", hint="give both, or let the data say both")
 
 
 @_check("data.eval", "data.eval_fraction")

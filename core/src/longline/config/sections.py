@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 Method = Literal["sft", "dpo", "kto", "orpo", "cpo", "simpo", "grpo", "rloo", "reward"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -159,14 +159,6 @@ class KeepSection(Section):
     """How many numbers a value is, where it is a vector."""
     fill: Annotated[float, Field(allow_inf_nan=False)] = 0
     """What stands where a batch is padded."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> KeepSection:
-        if self.dtype == "text" and (self.align == "token" or self.width is not None):
-            raise ValueError("text is one value for each row: it has no width and is not aligned to tokens")
-        if self.width is not None and self.dtype is None:
-            raise ValueError("a width needs a dtype; left out, both are learnt from the data")
-        return self
 
 
 def _names(value: Any) -> Any:

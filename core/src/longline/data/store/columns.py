@@ -31,7 +31,7 @@ class Growing:
 
     def extend(self, values: Any) -> None:
         """Append values."""
-        part = np.ascontiguousarray(values, dtype=self.dtype)
+        part = np.ascontiguousarray(values, dtype=self.dtype).ravel()
         if self.path is None:
             self._parts.append(part)
             return
