@@ -380,6 +380,7 @@ HOMES = {
     "Plugin": "longline.plugins.base",
     "PluginConfig": "longline.plugins.base",
     "Alert": "longline.events",
+    "Column": "longline.events",
     "Completions": "longline.events",
     "RewardFunction": "longline.events",
     "Summary": "longline.events",
