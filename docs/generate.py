@@ -387,6 +387,11 @@ HOMES = {
     "Table": "longline.events",
     "Timing": "longline.events",
     "LonglineError": "longline.errors",
+    "ConfigError": "longline.errors",
+    "Problem": "longline.errors",
+    "Config": "longline.config.sections",
+    "Plan": "longline.plan",
+    "Run": "longline.plugins.run",
 }
 MANAGER = [
     ("longline.plugins.loading", "load_plugins"),

@@ -423,7 +423,7 @@ class Onlooker(Plugin):
 
 def test_a_run_has_what_the_pages_say(run_longline: Any):
     from longline.artifacts import OWN_NAMES
-    from longline.run import Phase
+    from longline.plugins.run import Phase
 
     onlooker = Onlooker(Onlooker.Config())
     outcome = run_longline(plugins=[onlooker], trainer={"save_strategy": "steps", "save_steps": 5, "logging_first_step": True})

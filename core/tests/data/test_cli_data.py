@@ -178,9 +178,9 @@ def test_the_report_of_each_kind_survives_json(chatml, jsonl, kind, layout):
 def test_wrong_data_for_the_method_is_refused(config, jsonl, capsys):
     path = jsonl([PAIR], "pairs.jsonl")
     assert run_cli(["preprocess", config(train=path, eval_fraction=None)]) == 2
-    assert "are those of 'preference', which is for dpo, orpo, cpo, simpo and reward, not for sft" in capsys.readouterr().err
+    assert "are those of 'preference', which is for cpo, dpo, orpo, reward and simpo, not for sft" in capsys.readouterr().err
     assert run_cli(["preprocess", config(eval_fraction=None), "--set", "method=dpo"]) == 2
-    assert "the columns messages can't be used by dpo, orpo, cpo, simpo and reward" in capsys.readouterr().err
+    assert "the columns messages can't be used by cpo, dpo, orpo, reward and simpo" in capsys.readouterr().err
 
 
 def test_check_of_a_preference_config_imports_no_torch(config, jsonl):

@@ -128,7 +128,7 @@ def test_auto_guesses_what_came_with_the_method(foreign, jsonl, chatml):
 
 def test_a_format_of_another_kind_and_one_that_is_none(foreign, jsonl, chatml):
     section = DataSection(train={"path": jsonl(RATED_ROWS), "format": "stars"})
-    with pytest.raises(DataError, match="the format 'stars' is for another method, and dpo, orpo"):
+    with pytest.raises(DataError, match="the format 'stars' is for another method, and cpo, dpo"):
         prepare(section, chatml, kind=PAIR, seed=0)
     with pytest.raises(ConfigError, match=r"'broken' \(broken-rows 1.2\).* is a int, and must be an instance of Format"):
         formats.find("broken")

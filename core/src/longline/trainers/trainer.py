@@ -126,7 +126,10 @@ class LonglineTrainer(Trainer):
             row_ids = inputs.pop("row_ids", None)
             self._batch_tokens = inputs.pop("token_count", None)
             self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
-            further: Any = super()._prepare_input(inputs.pop("columns", {}))
+            further = {
+                name: value.to(self.args.device) if isinstance(value, torch.Tensor) else value
+                for name, value in inputs.pop("columns", {}).items()
+            }
             self.columns = {**({} if row_ids is None else {"row_ids": row_ids}), **further}
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared

@@ -28,7 +28,7 @@ def find(name: str) -> Format:
 
 def entries(brought_by: str) -> list[EntryPoint]:
     """The formats among which `auto` guesses: the core's, and those of the distribution that brought the method."""
-    own = sorted(doors.own(GROUP).values(), key=lambda entry: entry.name)  # an installer may write them in any order
+    own = list(doors.own(GROUP).values())
     if brought_by == doors.CORE:
         return own
     others = [entry for several in doors.offers(GROUP).values() for entry in several if entry not in own]
