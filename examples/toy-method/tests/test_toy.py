@@ -150,11 +150,14 @@ def measured(run, capsys):
     """The tuned model ranks what it has not seen, its base does not: the measures are the method's own."""
     found = []
     for options in ([], ["--base"]):
-        assert run_cli(["evaluate", str(run), *options, "--output", str(run / "measures.json")]) == 0
-        found.append(json.loads((run / "measures.json").read_text())["measures"])
+        more = ["--generate", "--max-new-tokens", "2", "--output", str(run / "measures.json")]
+        assert run_cli(["evaluate", str(run), *options, *more]) == 0
+        found.append(json.loads((run / "measures.json").read_text()))
     capsys.readouterr()
-    tuned, base = found
-    assert tuned.keys() == {"eval_ranking_loss", "eval_pairs_right", "eval_best_first"}
+    assert [row["reference"].split()[0] for row in found[0]["predictions"]] == ["Take"] * 3  # of each row the best answer
+    assert all(row["prompt"].endswith("<|im_start|>assistant\n") for row in found[0]["predictions"])
+    tuned, base = (told["measures"] for told in found)
+    assert {"eval_ranking_loss", "eval_pairs_right", "eval_best_first"} < tuned.keys()
     assert tuned["eval_ranking_loss"] < base["eval_ranking_loss"]
     assert tuned["eval_best_first"] == 1
 

@@ -32,6 +32,7 @@ def command(
     output: Path | None,
 ) -> None:
     """Measure TARGET, a run folder (its tuned model) or a config (its model as it came), on the config's evaluation data."""
+    from longline.data.kinds import load as load_kind
     from longline.inference import measures as measuring
     from longline.inference.answers import Sampling
     from longline.inference.target import find_target, load
@@ -45,7 +46,8 @@ def command(
     answers: list[dict[str, Any]] = []
     if answer:
         sampling = Sampling(max_new_tokens=max_new_tokens)
-        answers = measuring.predict(model, tokenizer, rows, sampling, batch_size, answer)
+        kind = load_kind(found.state.method.kind)
+        answers = measuring.predict(model, tokenizer, rows, sampling, batch_size, answer, kind)
         right = sum(answer["exact"] for answer in answers)
         measures |= {"answers": len(answers), "exactly_right": right, "exactly_right_share": right / max(1, len(answers))}
     click.echo(f"{found.name} on {len(rows)} rows")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from longline import stages
 from longline.errors import ConfigError, DataError
 from longline.events import IGNORED
-from longline.inference.answers import Sampling, answer_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from longline.data.kinds import Kind
+    from longline.inference.answers import Sampling
     from longline.inference.target import Target
 
 Answering = Callable[..., Iterator[tuple[int, list[int]]]]
@@ -74,18 +75,10 @@ def measure_loss(
     }
 
 
-def examples(rows: Any, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """Cut each row at its last trained stretch: what comes before is the prompt, the stretch is the right answer."""
-    found = []
-    for row in rows:
-        ids, labels = row["input_ids"], row["labels"]
-        end = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1) + 1
-        start = end
-        while start > 0 and labels[start - 1] != IGNORED:
-            start -= 1
-        if 0 < start < end:
-            found.append(Example(list(ids[:start]), _text(tokenizer, ids[start:end])))
-    return found
+def examples(rows: Any, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> list[Example]:
+    """The prompt and the right answer of each row that has one."""
+    found = [kind.example(row) for row in rows]
+    return [Example(list(prompt), _text(tokenizer, answer)) for prompt, answer in filter(None, found)]
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -98,10 +91,11 @@ def predict(
     rows: Any,
     sampling: Sampling,
     batch_size: int,
-    answer: Answering = answer_all,
+    answer: Answering,
+    kind: Kind,
 ) -> list[dict[str, Any]]:
     """Answer every example of `rows` by `answer`; returns prompt, reference, answer and whether they are the same to the letter."""
-    cut = examples(rows, tokenizer)
+    cut = examples(rows, tokenizer, kind)
     answers = dict(answer(model, tokenizer, [example.prompt for example in cut], sampling, batch_size))
     return [
         {

@@ -103,6 +103,11 @@ class RankingKind(Kind):
             for number, length in enumerate(row[LENGTHS], start=1)
         ]
 
+    def example(self, row: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]] | None:
+        """The question and the best answer, for `longline evaluate --generate`."""
+        best = int(row[LENGTHS][0])
+        return super().example({name: row[name][:best] for name in ("input_ids", "labels")})
+
     def values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Nothing: the lengths are seen."""
         return {}

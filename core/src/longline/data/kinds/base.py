@@ -61,7 +61,8 @@ class Kind:
     straddling: ClassVar[str] = "masked"
     """What becomes of such a token, for people."""
     beside: ClassVar[tuple[Column, ...]] = ()
-    """What a sample has beside tokens, one value each."""
+    """What a sample has beside tokens, one value each; here `dtype` may also be `interned`: values of any hashable type, of which
+    there are few different ones."""
 
     def layout(self, packing: Packing | None) -> str:
         """What reports and plans call its rows."""
@@ -164,6 +165,18 @@ class Kind:
         if len(lengths) == 1:
             return [Shown(lengths[0])]
         return [Shown(length, f", sample {number} of {len(lengths)}") for number, length in enumerate(lengths, start=1)]
+
+    def example(self, row: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]] | None:
+        """A prompt and the answer to it that is right, of a prepared row that is not packed; None where it has none.
+
+        Here the answer is the last stretch that is learnt, and the prompt all that stands in front of it.
+        """
+        ids, labels = row["input_ids"], row["labels"]
+        end = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1) + 1
+        start = end
+        while start > 0 and labels[start - 1] != IGNORED:
+            start -= 1
+        return (ids[:start], ids[start:end]) if 0 < start < end else None
 
     def values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a prepared row has beside its tokens, to show below them."""
