@@ -220,6 +220,7 @@ def test_states_and_failures_of_other_ranks(run_config, tmp_path):
     cost = manifest["hooks"]["plugins"]["mixed"]["on_train_begin"]
     assert cost["failures"] == 1
     assert cost["last_error"] == "ValueError: a leak on one rank (rank 1)"
+    assert "a plugin failed on rank 1: mixed failed 1 times in on_train_begin" in done.stdout
     longer = run_config(trainer={"max_steps": 3})
     done = two_ranks(script, str(longer), "last")
     assert done.returncode == 0, done.stderr

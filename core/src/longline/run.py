@@ -186,10 +186,14 @@ def _train(state: State, trainer: Any) -> None:
 
 def _hear_other_ranks(state: State) -> None:
     """Count what failed on other ranks in the account of the main one, which tells of it."""
-    account = state.view.account
-    for rank, failures in enumerate(ranks.gathered(account.failed())):
-        if state.is_main and rank:
-            account.add_failures(rank, failures)
+    run = state.view
+    for rank, failures in enumerate(ranks.gathered(run.account.failed())):
+        if not run.is_main or not rank:
+            continue
+        run.account.add_failures(rank, failures)
+        for name, hooks in failures.items():
+            for hook, (count, error) in hooks.items():
+                run.alert(f"a plugin failed on rank {rank}", f"{name} failed {count} times in {hook}, the last time: {error}")
 
 
 # --- the manifest ---------------------------------------------------------------------------------------------------------------
