@@ -184,7 +184,7 @@ class Mixed(Plugin):
     def post_optimizer_step(self, run, step): self.steps += 1 + run.rank
     @hookimpl
     def on_train_begin(self, run):
-        print("began", run.rank, self.steps, flush=True)
+        sys.stdout.write(f"began {run.rank} {self.steps}\n"); sys.stdout.flush()
         if run.rank: raise ValueError("a leak on one rank")
     def state(self): return {"steps": self.steps}
     def restore(self, state): self.steps = state["steps"]

@@ -195,7 +195,7 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
         Fact("attention", attention, "model.attn_implementation") if attention else BEST_ATTENTION,
-        Fact("rows", f"packed {packing}" if packing else method.kind.rpartition(":")[2].lower(), packing_why),
+        Fact("layout", f"packed {packing}" if packing else method.kind.rpartition(":")[2].lower(), packing_why),
         Fact(
             "batch",
             f"{plan.global_batch} rows a step",
