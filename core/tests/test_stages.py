@@ -169,7 +169,7 @@ def test_data_that_cannot_be_trained_on_name_the_plugin(run_longline, change, re
 
 # --- every rank -----------------------------------------------------------------------------------------------------------------
 
-RANKS = """
+RANKS = r"""
 import sys
 from longline import Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
