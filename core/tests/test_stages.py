@@ -268,3 +268,43 @@ def test_files_may_be_made_before_data_are_read(maker, run_longline, run_config,
     assert run_cli(["check", str(run_config(**given))]) == 2
     assert run_cli(["check", str(run_config(**given, plugins=["profiling"]))]) == 2
     assert capsys.readouterr().err.count(f"no such file: {maker}") == 2
+
+
+TEACHER = r"""
+import sys
+import torch
+from longline import Plugin, PluginConfig, hookimpl
+from longline.config.loader import load_config
+from longline.plugins import LoadedPlugin
+from longline.run import train
+
+class Teacher(Plugin):
+    def __init__(self): super().__init__(PluginConfig())
+    @hookimpl
+    def post_model_load(self, run, model, role):
+        if role == "policy":
+            self.teacher = run.load_model(run.config.model.path, role="teacher")
+            ids = torch.arange(3, 19).reshape(2, 8)
+            with torch.no_grad(): self.inputs, self.alone = ids, self.teacher(input_ids=ids).logits
+    @hookimpl
+    def on_train_begin(self, run, trainer):
+        late = run.load_model(run.config.model.path, role="late")
+        kinds = {type(parameter).__name__ for parameter in self.teacher.parameters()}
+        with torch.no_grad(): same = [torch.allclose(model(input_ids=self.inputs).logits, self.alone, atol=1e-5)
+                                      for model in (self.teacher, late)]
+        sys.stdout.write(f"teacher {run.rank} {sorted(kinds)} {same}\n")
+        sys.stdout.flush()
+
+plugins = [LoadedPlugin.of(Teacher(), "teacher", "raise")]
+sys.exit(train(load_config(sys.argv[1]), plugins=plugins).exit_code)
+"""
+
+
+@pytest.mark.parametrize(("fsdp", "kind"), [(False, "Parameter"), (True, "DTensor")], ids=["ddp", "fsdp"])
+def test_a_further_model_is_placed_and_sharded_as_a_reference_is(run_config, tmp_path, fsdp, kind):
+    script = tmp_path / "teacher.py"
+    script.write_text(TEACHER)
+    done = two_ranks(script, str(run_config(trainer={"max_steps": 1, "fsdp": fsdp})))
+    assert done.returncode == 0, done.stderr
+    told = sorted(line for line in done.stdout.splitlines() if line.startswith("teacher"))
+    assert told == [f"teacher {rank} ['{kind}'] [True, True]" for rank in (0, 1)]
