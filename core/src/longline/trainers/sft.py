@@ -31,6 +31,16 @@ class SFTTrainer(LonglineTrainer, Trainer):
             output.metrics[name] = loss / tokens
         return output
 
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Ask whoever answered provide_loss; in an evaluation for the mean over the batch's own tokens.
+
+        transformers counts the tokens of all ranks there, too, and scales by their number, as a gradient needs it: weighed again
+        by its own tokens, a batch would count for more the fewer the other ranks have.
+        """
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch if model.training else None)
+
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch, and add its loss and its tokens to the sums."""
         tokens = (inputs["labels"][..., 1:] != IGNORED).sum()
