@@ -198,7 +198,10 @@ def _read_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Record]:
 
 def _read_parquet(stream: IO[bytes], name: str) -> Iterator[Record]:
     del name
-    return _read_batches(pq.ParquetFile(_seekable(stream)).iter_batches(batch_size=BATCH_ROWS))
+    file = pq.ParquetFile(_seekable(stream))
+    # Asked for all groups at once, pyarrow holds what it has read of each until the end: 0.9 kB a row of 480 float16 numbers.
+    groups = (file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]) for group in range(file.num_row_groups))
+    return _read_batches(batch for group in groups for batch in group)
 
 
 def _read_arrow(stream: IO[bytes], name: str) -> Iterator[Record]:
