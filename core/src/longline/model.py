@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from longline import upstream
 from longline.config.attention import ATTENTION, BEST, lookup
+from longline.config.paths import is_template, looks_local
 from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def locate(section: ModelSection) -> ModelSource:
         return ModelSource(str(path), section.gguf_file)
     if path.is_file():
         raise ModelError(f"model.path: {section.path} is a file", hint="give its folder, or a file that ends with .gguf")
-    if section.path.startswith((".", "/", "~")) or section.path.count("/") > 1:
+    if looks_local(section.path):
         raise ModelError(f"model.path: no such folder: {section.path}", hint="give a folder, a .gguf file or a hub id")
     return ModelSource(section.path, section.gguf_file)
 
@@ -170,7 +171,7 @@ def _require_token(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -
 
 def _read_template(value: str) -> str:
     """A value with Jinja marks is the template itself, anything else the path of one."""
-    if "{%" in value or "{{" in value:
+    if is_template(value):
         return value
     try:
         return Path(value).expanduser().read_text(encoding="utf-8")

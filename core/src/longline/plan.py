@@ -70,8 +70,6 @@ class Plan:
     method: str
     dtype: Literal["float32", "bfloat16", "float16"]
     packing: PackingLayout | None
-    device: Device
-    world_size: int
     seed: int
     per_device_batch: int
     accumulation: int
@@ -84,6 +82,16 @@ class Plan:
     pad_to_multiple_of: int | None = None
     rows: int | None = None
     steps: int | None = None
+
+    @property
+    def device(self) -> Device:
+        """What each rank computes on."""
+        return self.machine.device
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks."""
+        return self.machine.world_size
 
     @property
     def global_batch(self) -> int:
@@ -114,11 +122,6 @@ class Plan:
     def output(self) -> Output:
         """What the model puts out: tokens, or one score."""
         return find(self.method).output
-
-    @property
-    def kind(self) -> str:
-        """The place of the method's kind of row."""
-        return find(self.method).kind
 
     @property
     def checkpointing(self) -> bool:
@@ -174,8 +177,6 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         method=config.method,
         dtype=dtype,
         packing=packing,
-        device=machine.device,
-        world_size=machine.world_size,
         seed=int(args["seed"]),
         per_device_batch=int(args["per_device_train_batch_size"]),
         accumulation=int(args["gradient_accumulation_steps"]),

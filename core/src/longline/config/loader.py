@@ -1,6 +1,6 @@
 """From a file and overrides to a `LoadedConfig`, or to one ConfigError that lists everything that is wrong.
 
-The order: YAML to nodes with places; the short forms of `data.train` and `plugins` written out; overrides; `${NAME}`; the
+The order: YAML to nodes with places; the short forms of lists and of `plugins` written out; overrides; `${NAME}`; the
 fields of `trainer`, `adapter` and `quantization`; the sections' own rules; what must fit together across sections.
 """
 
@@ -19,7 +19,7 @@ from longline.config.document import Key, Keys, Node, Place, dotted
 from longline.config.explain import explain, models_in
 from longline.config.frozen import freeze
 from longline.config.secrets import MASK
-from longline.config.sections import Config, DataSection, ModelSection, SourceSection
+from longline.config.sections import SHORT_FORMS, Config, DataSection, ModelSection, SourceSection
 from longline.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -153,23 +153,23 @@ def _write_out(root: Node, problems: list[Problem]) -> None:
         above, node = root.find(tuple(parents)), root.find(tuple(name.split(".")))
         if above and node and node.value is None:
             del above.value[last]
-    for name in ("train", "eval"):
-        sources = root.find(("data", name))
-        if sources:
-            _write_out_sources(sources)
+    for keys, key in SHORT_FORMS.items():
+        listed = root.find(keys)
+        if listed:
+            _write_out_list(listed, key)
     plugins = root.child("plugins")
     if plugins:
         _write_out_plugins(plugins, problems)
 
 
-def _write_out_sources(node: Node) -> None:
+def _write_out_list(node: Node, key: str) -> None:
     if isinstance(node.value, (str, dict)):
         node.value = [Node(node.value, node.at, node.key, node.template)]
         node.template = None
     if isinstance(node.value, list):
         for item in node.value:
             if isinstance(item.value, str):
-                item.value = {"path": Node(item.value, item.at, item.key)}
+                item.value = {key: Node(item.value, item.at, item.key)}
 
 
 def _write_out_plugins(node: Node, problems: list[Problem]) -> None:

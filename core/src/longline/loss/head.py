@@ -113,16 +113,16 @@ class HeadTap:
         upstream.restore_loss(self._model)
 
     @contextmanager
-    def armed(self, labels: torch.Tensor) -> Iterator[Targets]:
+    def armed(self, labels: torch.Tensor) -> Iterator[None]:
         """While it lasts, the model's next forward, which must get the same `labels` [rows, length], is of trained tokens alone.
 
         Raises:
             ModelError: with a `loss`, when the model did not ask its head or its loss function for it.
         """
-        self._targets = targets = Targets.of(labels)
+        self._targets = Targets.of(labels)
         self._hidden = None
         try:
-            yield targets
+            yield
             if self._loss is not None and self._targets is not None:
                 raise self._not_applied("its forward did not call the loss function with labels")
         finally:

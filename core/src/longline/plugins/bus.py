@@ -271,7 +271,7 @@ class Bus:
         function, pick = _positional(implementation.function)
         return _Answer(implementation.plugin_name, plugin, function, pick, cost)
 
-    def answers(self) -> dict[str, list[str]]:
+    def listeners(self) -> dict[str, list[str]]:
         """Who answers each hook, in the order of calls; every hook is there, in the order of time."""
         return {name: list(call.plugins) for name, call in self._calls.items()}
 

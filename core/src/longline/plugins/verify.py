@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from longline.hookspecs import HookFacts
 
 CORE = "longline"
-"""How the core's own objects are named in the account, in `answers()` and in traces: `longline:<name>`."""
+"""How the core's own objects are named in the account, in `listeners()` and in traces: `longline:<name>`."""
 
 
 def verified_manager(loaded: Sequence[LoadedPlugin], core: Sequence[tuple[str, object]]) -> pluggy.PluginManager:
