@@ -203,6 +203,7 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
     _require_library(section.attn_implementation)
     source, hub = locate(section), _hub_kwargs(section)
     config = _config(section, source, hub)
+    # transformers keeps and changes what it is handed, and the config of a run is frozen.
     _override(config, deepcopy(section.overrides))
     _require_support(config, section.attn_implementation, output)
     if output == "score":
@@ -280,6 +281,7 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     loader = _auto_class(type(kwargs.get("config")), output)
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
+        # transformers refuses to train or save a model that carries them, though the weights are plain already.
         upstream.drop_quantisation_marks(model)
     wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
     if wanted is not None and got != wanted:

@@ -110,6 +110,7 @@ def packing_is_isolated(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(text, "data", "packing", hint=f"turn packing off, or use one of {able}")
 
 
+# transformers tells packed samples apart by position ids that start again, which it looks for only without a cache.
 @_check("trainer.use_cache", "data.packing")
 def packing_has_no_cache(loaded: LoadedConfig) -> Iterator[Problem]:
     """With a key-value cache transformers no longer tells packed samples apart."""

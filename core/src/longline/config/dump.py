@@ -32,6 +32,7 @@ class _Dumper(yaml.SafeDumper):
         first: [*_OLDER.get(first, []), *IMPLICIT_RESOLVERS.get(first, [])] for first in {*_OLDER, *IMPLICIT_RESOLVERS}
     }
 
+    # An anchor would stand where a person looks for the value.
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
@@ -108,6 +109,7 @@ class _Cleaner:
             template = self._harmless_template(keys)
             return template or (mask_userinfo(self.secrets.mask(text)) if "://" in text else MASK)
         if path in _ALWAYS_LOCAL or (_LOCAL.match(path) and not is_template(text) and looks_local(text)):
+            # In a config paths are relative to the working directory; the saved one repeats the run from anywhere.
             text = str(Path(text).expanduser().absolute())
         return _escape(text)
 

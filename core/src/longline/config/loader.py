@@ -93,13 +93,14 @@ def read_config(
     _write_out(root, problems)
     for rank, override in enumerate(overrides, start=1):
         _override(root, override, rank, problems)
-    _write_out(root, problems)
+    _write_out(root, problems)  # an override may bring short forms of its own
     env_refs = _substitute(root, os.environ if environ is None else environ, problems)
     problems += _masked(root)
     problems += method.check_name(root)
     bad = {problem.path for problem in problems if problem.path and problem.where}
     problems += fields.check_fields(root, bad)
     bad |= {problem.path for problem in problems if problem.path}
+    # What is wrong is left out and the rest checked on, so that nobody repairs a file one message at a time.
     config, found = _validate(root, bad)
     problems += found
     if config is None:

@@ -103,6 +103,8 @@ class SourceRun:
         self._learn(head, reader)
         # The tokenizer works without the interpreter's lock and on all cores, so the next rows are rendered in the meantime;
         # there are two workers, so that it goes on while one makes labels of what it gave.
+        # Threads and not processes: forking beside an importing torch is unsafe, and a spawned process costs more than it
+        # brings.
         with self.tools.encoder.exact(), ThreadPoolExecutor(WORKERS) as workers:
             waiting: deque[Future[list[Encoded]]] = deque()
             for chunk in _chunks(itertools.chain(head, records), CHUNK_ROWS):

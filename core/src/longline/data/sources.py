@@ -102,13 +102,18 @@ class DatasetSource:
 
 
 def _content(digest: Any, paths: list[Path]) -> str:
-    """Add the bytes of files to a hash, each with its length before it."""
+    """Add the bytes of files to a hash, each with its length before it: else two files would pass for one, cut elsewhere."""
     for path in paths:
         digest.update(f"{path.stat().st_size}\n".encode())
-        with path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
+        add_bytes(digest, path)
     return str(digest.hexdigest())
+
+
+def add_bytes(digest: Any, path: Path) -> None:
+    """Add the content of a file to a hash, block by block."""
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
 
 
 def open_source(section: SourceSection) -> Source:
@@ -195,6 +200,7 @@ def _remote(url: str) -> FileSource:
     except ImportError as error:
         raise DataError(f"{shown(url)}: {error}", hint="install the package that fsspec asks for") from error
     except Exception as error:
+        # The error may quote the URL with its password, so it is neither shown whole nor chained.
         text = _USERINFO.sub("//", str(error))
         raise DataError(f"{shown(url)}: can't be read: {type(error).__name__}: {text}") from None
     scheme = url.partition("://")[0]

@@ -151,7 +151,7 @@ class HookCall:
         stop: BaseException | None = None
         try:
             for answer in self._answers:
-                if answer in frame.active:  # it raised this event itself, or its own failure did: it is not handed it again
+                if answer in frame.active:  # it raised this itself: an alert about an alert would never end
                     continue
                 if self.facts.seal is not None:
                     self.facts.seal(kwargs)

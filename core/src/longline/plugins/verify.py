@@ -71,6 +71,7 @@ def _method_mistakes(
         if not options.get("optionalhook"):
             yield f"there is no hook {name!r}; {did_you_mean(name, facts, 'see the hook reference')}"
         return
+    # With these the order of calls would no longer be the order in the config, the one thing that a reader can see.
     ordering = [key for key in ("wrapper", "hookwrapper", "tryfirst", "trylast") if options.get(key)]
     if ordering:
         yield f"{name} uses @hookimpl({ordering[0]}=True); each plugin is called by itself, in the order of the config"
