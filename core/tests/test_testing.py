@@ -21,7 +21,7 @@ class BareRun:
 def test_the_recorder_answers_every_hook_and_writes_each_call_down():
     recorder = HookRecorder()
     bus = Bus([LoadedPlugin.of(recorder)])
-    assert all(names == ["hookrecorder"] for names in bus.answers().values())
+    assert all(names == ["hookrecorder"] for names in bus.listeners().values())
     bus.hook.on_log(run=BareRun(), logs={"loss": 2.5, "epoch": 1.0}, step=3)
     bus.hook.on_checkpoint(run=BareRun(), path=Path("/somewhere/checkpoint-3"), step=3)
     bus.hook.on_alert(run=BareRun(), alert=Alert("too high", "a text"))
@@ -33,7 +33,7 @@ def test_the_recorder_answers_every_hook_and_writes_each_call_down():
         "provide_trainer_class()",
     ]
     assert recorder.hooks("on_alert", "on_save") == ["on_alert(alert=warning: too high)"]
-    assert len(bus.answers()) == len(hook_facts())
+    assert len(bus.listeners()) == len(hook_facts())
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ ARROW_MAGIC = b"ARROW1"
 _BLANK = re.compile(r"[ \t\r\n]*")
 BATCH_ROWS = 1000
 BLOCK = 1 << 20
+# The csv module refuses fields above 128 KiB unless it is told otherwise; a conversation in one may be longer.
 csv.field_size_limit(2**31 - 1)
 
 
@@ -72,6 +73,7 @@ def _opened(path: Path, compression: str) -> Iterator[IO[bytes]]:
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str | None]]:
     """Lines that are not blank, None for one that isn't UTF-8; only a line feed ends a line."""
+    # JSON may hold U+2028 and its like as they are, at which str.splitlines would cut a row in two.
     for number, raw in enumerate(stream, start=1):
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")

@@ -18,7 +18,7 @@ class SFTTrainer(LonglineTrainer, Trainer):
     """transformers.Trainer with Longline's checkpoints, loss guard and answers to hooks.
 
     Its eval_loss is the mean over all trained tokens, as `longline evaluate` computes it, and not the mean of batch means, which
-    depends on the batch size.
+    depends on the batch size and weighs a short answer's token more than a long one's.
     """
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
