@@ -1,10 +1,11 @@
-"""Writes the generated references: docs/reference/{config,hooks,commands,plugins,kernels}.md.
+"""Writes the generated references, docs/reference/{config,hooks,authors,commands,plugins,kernels}.md, and the import contract.
 
     python docs/generate.py            # writes them
     python docs/generate.py --check    # compares with what is there; exit status 1 names each stale page
 
-Everything comes from the code: the config's sections, the hook specifications, the commands' own help, docstrings. Neither torch
-nor transformers is imported.
+Everything comes from the code: the config's sections, the hook specifications, the commands' own help, docstrings; but for what is
+public for authors, which docs/public.toml lists. What is not public there, the contract in pyproject.toml forbids to plugins.
+Neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import UnionType
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 CORE = ROOT / "core" / "src" / "longline"
+CONTRACT = ROOT / "pyproject.toml"
+PUBLIC = tomllib.loads((DOCS / "public.toml").read_text(encoding="utf-8"))
 COMMAND = "python docs/generate.py"
 HELP_WIDTH = 100
 
@@ -51,14 +55,17 @@ HELP_WIDTH = 100
 def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
     """Write the pages into `folder`, or with --check compare; returns the exit status."""
     stale = []
+    texts = {CONTRACT: contract()}
     for name, page in PAGES.items():
-        path = folder / f"{name}.md"
-        text = f"<!-- Written by {COMMAND}; edit the code, not this page. -->\n\n{page().rstrip()}\n"
-        if "--check" not in arguments:
+        texts[folder / f"{name}.md"] = f"<!-- Written by {COMMAND}; edit the code, not this page. -->\n\n{page().rstrip()}\n"
+    for path, text in texts.items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if "--check" in arguments:
+            stale.append(path)
+        else:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(path)
     for path in stale:
         shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         print(f"{shown} is stale: run `{COMMAND}`", file=sys.stderr)
@@ -333,6 +340,113 @@ def answers() -> dict[str, list[str]]:
     return found
 
 
+# --- authors ------------------------------------------------------------------------------------------------------------------
+
+AUTHORS_INTRO = """\
+# Author's reference
+
+What a distribution of yours may build on, all of it: the doors by which it brings something, the hooks that it may answer, the
+modules and names that it may import. What is not here may change with any version. How it is done is told in
+[Writing a plugin](../writing-a-plugin.md); the folder examples/ of the repository has a distribution for most."""
+DOORS_INTRO = """\
+Whatever a config names by a word is an entry point of a group. Installed, it is known; imported it is when something names it.
+What the core brings is listed in the same groups of its own pyproject.toml."""
+
+
+def authors_page() -> str:
+    """The doors, the hooks, the public modules with their names."""
+    doors = [(f"`{door['group']}`", door["brings"], door["object"], door["used"], door["shown"]) for door in PUBLIC["door"]]
+    modules = [(f"[`{item['name']}`](#{item['name'].replace('.', '')})", item["why"]) for item in PUBLIC["module"]]
+    hooks = [(f"[`{name}`](hooks.md#{name})", fact.kind, fact.when) for name, fact in hookspecs.hook_facts().items()]
+    return page_of(
+        *(AUTHORS_INTRO, "## Doors", DOORS_INTRO),
+        table(("group", "brings", "the object", "a config or a person says", "shown by"), doors),
+        *("How the entries look in a pyproject.toml:", f"```toml\n{_entries()}\n```"),
+        *("## Hooks", table(("hook", "kind", "when"), hooks)),
+        *("## Modules", table(("module", "what for"), modules)),
+        *(part for item in PUBLIC["module"] for part in (f"### {item['name']}", _public_names(item["name"]))),
+    )
+
+
+def _entries() -> str:
+    """An entry of each group, with the folder of examples/ where it stands."""
+    lines = []
+    for door in PUBLIC["door"]:
+        group = f'"{door["group"]}"' if "." in door["group"] else door["group"]
+        where = f"  # examples/{door['example']}" if "example" in door else ""
+        lines += [f"[project.entry-points.{group}]{where}", door["entry"], ""]
+    return "\n".join(lines[:-1])
+
+
+def _public_names(home: str) -> str:
+    """The names of a module that are public, each with the first sentence of what it says of itself."""
+    rows = [(f"`{name}`", _sentence(home, name)) for name in public_of(home)]
+    return table(("name", "what it is"), rows)
+
+
+def public_of(home: str) -> list[str]:
+    """The names of a module that are public: those that docs/public.toml lists, else all without an underscore."""
+    item = next(item for item in PUBLIC["module"] if item["name"] == home)
+    if "names" in item:
+        return list(item["names"])
+    tree = module(home)
+    listed = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    if listed:
+        return [str(name) for name in ast.literal_eval(listed[0]) if not name.startswith("__")]
+    return [name for name in dict.fromkeys(_defined(tree)) if not name.startswith("_")]
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            yield node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            yield ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+
+
+def _sentence(home: str, name: str) -> str:
+    """What a class, a function or a constant says of itself first; of one that is imported, where it is written."""
+    tree = module(home)
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return _first(ast.get_docstring(node) or "")
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in _defined(ast.Module([node], [])):
+            said = after.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            return _first(str(said.value)) if said else f"`{ast.unparse(node.value)}`" if node.value else ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
+            return _sentence(node.module, name)
+    raise SystemExit(f"docs/public.toml: {home} has no {name}")
+
+
+def _first(text: str) -> str:
+    """The first line of a docstring, or the sentence that goes on behind it."""
+    line, _, rest = text.partition("\n")
+    return line if line.endswith((".", ":")) or not rest.strip() else f"{line} {rest.partition('.')[0].strip()}."
+
+
+def closed(folder: Path = CORE, name: str = "longline") -> Iterator[str]:
+    """The modules that are not public, and of a package with nothing public in it only the package."""
+    public = [item["name"] for item in PUBLIC["module"]]
+    for path in sorted(folder.iterdir()):
+        if path.stem.startswith("__") or not (path.suffix == ".py" or (path / "__init__.py").is_file()):
+            continue
+        full = f"{name}.{path.stem}"
+        if not any(known == full or known.startswith(f"{full}.") for known in public):
+            yield full
+        elif path.is_dir():
+            yield from closed(path, full)
+
+
+def contract() -> str:
+    """pyproject.toml with what plugins may not import."""
+    text = CONTRACT.read_text(encoding="utf-8")
+    begin = text.index("forbidden_modules = [", text.index('name = "plugins use the public names of longline"'))
+    end = text.index("]\n", begin)
+    lines = "".join(f'    "{name}",\n' for name in closed())
+    return f"{text[:begin]}forbidden_modules = [\n{lines}{text[end:]}"
+
+
 # --- commands -----------------------------------------------------------------------------------------------------------------
 
 COMMANDS_INTRO = """\
@@ -520,6 +634,7 @@ def _matrix(distribution: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "config": config_page,
     "hooks": hooks_page,
+    "authors": authors_page,
     "commands": commands_page,
     "plugins": plugins_page,
     "kernels": kernels_page,

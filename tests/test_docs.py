@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import importlib.util
 import inspect
 import itertools
@@ -14,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +137,85 @@ def test_a_stale_page_is_named_with_what_to_run(generate: ModuleType, tmp_path: 
     assert "config.md" not in told
     generate.main([], pages)
     assert generate.main(["--check"], pages) == 0
+
+
+# --- what is public for authors -----------------------------------------------------------------------------------------------
+
+
+def core_modules() -> list[str]:
+    """Every module of the core, `longline.testing.zoo` and packages included."""
+    folder = ROOT / "core" / "src"
+    found = [path.relative_to(folder).with_suffix("").parts for path in (folder / "longline").rglob("*.py")]
+    return [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in found]
+
+
+def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """What a file imports of the core, also for types alone: (module, name), the name None where the module is imported whole."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def authors_files() -> list[Path]:
+    return [*sorted(ROOT.glob("plugins/*/src/**/*.py")), *sorted(ROOT.glob("examples/**/*.py"))]
+
+
+def test_plugins_and_examples_import_what_is_public_alone(generate: ModuleType):
+    public = {item["name"]: {*generate.public_of(item["name"])} for item in generate.PUBLIC["module"]}
+    wrong, seen = [], 0
+    for path in authors_files():
+        for module, name in imports(path):
+            if module.split(".")[0] == "longline":
+                seen += 1
+                known = public.get(module, set())
+                if name is None or (name not in known and f"{module}.{name}" not in public and name != "__version__"):
+                    wrong.append(f"{path.relative_to(ROOT)}: {module}.{name}")
+    assert seen > 100
+    assert wrong == [], "docs/public.toml lists what is public"
+
+
+def test_what_is_public_is_there(generate: ModuleType):
+    for item in generate.PUBLIC["module"]:
+        module = importlib.import_module(item["name"])
+        assert all(hasattr(module, name) for name in generate.public_of(item["name"])), item["name"]
+
+
+def test_hookspecs_send_authors_to_public_modules_alone(generate: ModuleType):
+    text = inspect.getsource(hookspecs)
+    public = {item["name"] for item in generate.PUBLIC["module"]}
+    named = set(re.findall(r"\blongline(?:\.[a-z_]+)+", text)) & set(core_modules())
+    assert {"longline.events", "longline.plugins.run"} <= named <= public
+
+
+def test_the_contract_forbids_every_module_that_is_not_public(generate: ModuleType):
+    public = {item["name"] for item in generate.PUBLIC["module"]}
+    closed = set(generate.closed())
+    above = {".".join(name.split(".")[:end]) for name in public for end in range(1, name.count(".") + 1)}
+    for module in core_modules():
+        forbidden = any(module == name or module.startswith(f"{name}.") for name in closed)
+        assert forbidden != (module in public or module in above or module == "longline.__main__"), module
+    for package in above - public:  # nothing can be had of it but what is below
+        tree = generate.module(package)
+        assert all(isinstance(node, ast.Expr) for node in tree.body), package
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [mine] = [item for item in contracts if item["name"] == "plugins use the public names of longline"]
+    assert set(mine["forbidden_modules"]) == closed
+
+
+def test_every_door_is_listed(generate: ModuleType):
+    listed = {door["group"]: door for door in generate.PUBLIC["door"]}
+    used: dict[str, set[str]] = {}
+    for path in [
+        ROOT / "core" / "pyproject.toml",
+        *ROOT.glob("plugins/*/pyproject.toml"),
+        *ROOT.glob("examples/*/pyproject.toml"),
+    ]:
+        for group, entries in tomllib.loads(path.read_text())["project"].get("entry-points", {}).items():
+            used.setdefault(group, set()).update(f'{name} = "{value}"' for name, value in entries.items())
+    assert used.keys() - {"pytest11"} == listed.keys()
+    assert all(door["entry"] in used[group] for group, door in listed.items() if group != "longline.rewards")
 
 
 def test_generating_needs_no_torch_and_no_terminal():

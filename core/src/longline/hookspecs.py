@@ -44,6 +44,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LossFunction = Callable[..., "tuple[torch.Tensor, Any]"]
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a method that answers the hook of its name: `@hookimpl`, without arguments."""
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
 

@@ -1,0 +1,1 @@
+"""A Longline format: conversations that are one text with `User:` and `Bot:` lines."""
