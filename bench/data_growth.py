@@ -7,6 +7,8 @@ evaluation; they are checked, masked, mixed, shuffled, packed to 512 and written
 1,000, 10,000 and 100,000 rows, with `--full` also a million. Each measurement is a process of its own that starts no others, so
 its peak resident memory (which counts what it maps from files as well) is that of all of it.
 
+A last row keeps a further column beside ready tokens: 8 float16 numbers for each token, of the most rows that are measured.
+
 Linear: what each further row costs, that is the difference in time from one count to the next over the difference in rows; it
 is compared between all such steps. Time is processor time, all threads together, which leaves out what else the machine does
 meanwhile.
@@ -23,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from common import Goal, Result, cache, finish, options
 from corpus import model_folder, words
 
 COUNTS = (1_000, 10_000, 100_000)
 FULL = 1_000_000
-MEAN_WORDS, SIGMA, BLOCK = 28, 0.6, 10_000
+MEAN_WORDS, MEAN_TOKENS, WIDTH, SIGMA, BLOCK = 28, 60, 8, 0.6, 10_000
 SMALL_PART = 10
 """One row in so many is in the second file."""
 
@@ -38,14 +42,17 @@ from transformers import AutoTokenizer
 import datasets, pyarrow
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.sample import SAMPLE
 def high():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-tokenizer, large, small, folder = sys.argv[1:]
+tokenizer, large, small, folder, *keep = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-section = DataSection(train=[large, {"path": small, "weight": 2}], eval_fraction=0.01, max_length=512, cache_dir=folder)
+sources = [large, {"path": small, "weight": 2}] if small else [large]
+keep = [{"name": name, "align": "token", "dtype": "float16", "width": 8} for name in keep]
+section = DataSection(train=sources, eval_fraction=0.01, max_length=512, cache_dir=folder, keep=keep)
 before = high()
 wall, processor = time.perf_counter(), time.process_time()
-data = prepare(section, tokenizer, layout="rows", seed=1)
+data = prepare(section, tokenizer, kind=SAMPLE, packing="rows", seed=1)
 wall, processor = time.perf_counter() - wall, time.process_time() - processor
 report, peak = data.report, high()
 print(json.dumps({"wall": wall, "processor": processor, "before": before / 1024, "peak": peak / 1024, "hit": report.cache_hit,
@@ -76,9 +83,30 @@ def rows_files(count: int) -> tuple[Path, Path]:
     return paths
 
 
-def prepared(count: int, folder: Path) -> dict[str, Any]:
-    """Prepare so many rows in a new process, with the cache in `folder`."""
-    command = [sys.executable, "-c", CHILD, str(model_folder("smollm2")), *map(str, rows_files(count)), str(folder)]
+def column_file(count: int) -> Path:
+    """Parquet with token ids and, for each of them, WIDTH float16 numbers in the column `teacher`."""
+    path = cache() / f"column-{count}.parquet"
+    if path.exists():
+        return path
+    chosen = np.random.default_rng(0)
+    schema = pa.schema({"input_ids": pa.list_(pa.int32()), "teacher": pa.list_(pa.list_(pa.float16(), WIDTH))})
+    with pq.ParquetWriter(path.with_suffix(".part"), schema) as file:
+        for start in range(0, count, BLOCK):
+            lengths = np.maximum(chosen.lognormal(np.log(MEAN_TOKENS) - SIGMA**2 / 2, SIGMA, min(BLOCK, count - start)), 4)
+            edges = pa.array(np.concatenate([[0], np.cumsum(lengths.astype(int))]).astype(np.int32))
+            total = edges[-1].as_py()
+            ids = pa.array(chosen.integers(100, 1000, total, dtype=np.int32))
+            numbers = pa.array(chosen.random(total * WIDTH, dtype=np.float32).astype(np.float16))
+            vectors = pa.FixedSizeListArray.from_arrays(numbers, WIDTH)
+            parts = [pa.ListArray.from_arrays(edges, part) for part in (ids, vectors)]
+            file.write_table(pa.Table.from_arrays(parts, schema=schema), row_group_size=1000)
+    path.with_suffix(".part").rename(path)
+    return path
+
+
+def prepared(files: list[str], folder: Path) -> dict[str, Any]:
+    """Prepare files in a new process, with the cache in `folder`; names behind the second file are columns that are kept."""
+    command = [sys.executable, "-c", CHILD, str(model_folder("smollm2")), *files[:2], str(folder), *files[2:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -91,19 +119,24 @@ def prepared(count: int, folder: Path) -> dict[str, Any]:
 def main() -> int:
     """Measure every count, once prepared and once found."""
     chosen = options(__doc__, ("--full", {"action": "store_true", "help": "a million rows, too"}))
-    rows, taken = [], {}
-    for count in (*COUNTS, FULL) if chosen.full else COUNTS:
+    rows: list[dict[str, Any]] = []
+    taken: dict[int, float] = {}
+    counts = (*COUNTS, FULL) if chosen.full else COUNTS
+    cases = [(count, [*map(str, rows_files(count))]) for count in counts]
+    cases.append((counts[-1], [str(column_file(counts[-1])), "", "teacher"]))
+    for count, files in cases:
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
-            first, second = (prepared(count, Path(folder)) for _ in range(2))
+            first, second = (prepared(files, Path(folder)) for _ in range(2))
         if first["hit"] or not second["hit"]:
             raise SystemExit("the second start did not find what the first one prepared")
-        taken[count] = first["processor"]
+        taken.setdefault(count, first["processor"])
         rows.append(
             {
                 "rows": count,
+                "kept": ", ".join(files[2:]),
                 "seconds": first["wall"],
                 "rows/s": count / first["wall"],
-                "processor us/row": taken[count] / count * 1e6,
+                "processor us/row": first["processor"] / count * 1e6,
                 "peak MB": first["peak"],
                 "peak MB before": first["before"],
                 "full": round(first["full"], 5),

@@ -40,11 +40,14 @@ def longline(path: Path, tokenizer: Any, processes: int | None, folder: Path) ->
     """Longline, into a new cache."""
     from longline.config.sections import DataSection
     from longline.data import prepare
+    from longline.data.kinds.sample import SAMPLE
 
     del processes
     tokenizer.chat_template = PLAIN
     started = time.perf_counter()
-    data = prepare(DataSection(train=str(path), cache_dir=folder, max_length=MAX_LENGTH), tokenizer, layout="rows", seed=0)
+    data = prepare(
+        DataSection(train=str(path), cache_dir=folder, max_length=MAX_LENGTH), tokenizer, kind=SAMPLE, packing="rows", seed=0
+    )
     seconds, made = time.perf_counter() - started, data.report.train
     return {"seconds": seconds, "tokens": made.tokens, "learnt": made.trained_tokens, "full": made.efficiency}
 

@@ -380,12 +380,18 @@ HOMES = {
     "Plugin": "longline.plugins.base",
     "PluginConfig": "longline.plugins.base",
     "Alert": "longline.events",
+    "Column": "longline.events",
     "Completions": "longline.events",
     "RewardFunction": "longline.events",
     "Summary": "longline.events",
     "Table": "longline.events",
     "Timing": "longline.events",
     "LonglineError": "longline.errors",
+    "ConfigError": "longline.errors",
+    "Problem": "longline.errors",
+    "Config": "longline.config.sections",
+    "Plan": "longline.plan",
+    "Run": "longline.plugins.run",
 }
 MANAGER = [
     ("longline.plugins.loading", "load_plugins"),

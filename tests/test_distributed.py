@@ -251,7 +251,7 @@ def test_packing_and_lora_on_two_ranks(place):
     one = place.config("packed-one", **merged(shape, {"trainer": {"per_device_train_batch_size": 2}}))
     assert run_cli(["train", str(one)]) == 0
     alone = Ended(0, "", "", place.folder / "packed-one")
-    assert two.manifest["plan"]["layout"] == "rows"
+    assert two.manifest["plan"]["layout"] == "packed rows"
     assert two.column("loss") == pytest.approx(alone.column("loss"), abs=1e-5)
     assert (two.folder / "model" / "adapter_model.safetensors").is_file()
 

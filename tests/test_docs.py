@@ -337,18 +337,20 @@ def test_rows_are_read_and_masked_as_shown(
 
 
 def test_every_format_has_a_row():
-    from longline.data.formats import ALLOWED_TRAIN_ON
+    from longline.config import doors
+    from longline.data.formats import GROUP
 
-    assert {row.heading for row, _ in rows_with_previews()} == set(ALLOWED_TRAIN_ON)
+    assert {row.heading for row, _ in rows_with_previews()} == set(doors.own(GROUP))
 
 
 def test_the_table_of_train_on_is_right():
-    from longline.data.formats import ALLOWED_TRAIN_ON, DEFAULT_TRAIN_ON
+    from longline.config import doors
+    from longline.data.formats import GROUP, find
 
     section = (DOCS / "data.md").read_text(encoding="utf-8").partition("## What is learnt: train_on")[2]
     rows = [re.findall(r"`(\w+)`", line) for line in section.splitlines() if line.startswith("| `")]
     assert {row[0]: (row[1], tuple(row[2:])) for row in rows} == {
-        name: (DEFAULT_TRAIN_ON[name], allowed) for name, allowed in ALLOWED_TRAIN_ON.items()
+        name: (find(name).train_on[0], find(name).train_on) for name in doors.own(GROUP)
     }
 
 
@@ -422,7 +424,7 @@ class Onlooker(Plugin):
 
 def test_a_run_has_what_the_pages_say(run_longline: Any):
     from longline.artifacts import OWN_NAMES
-    from longline.run import Phase
+    from longline.plugins.run import Phase
 
     onlooker = Onlooker(Onlooker.Config())
     outcome = run_longline(plugins=[onlooker], trainer={"save_strategy": "steps", "save_steps": 5, "logging_first_step": True})

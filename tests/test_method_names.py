@@ -12,8 +12,8 @@ from longline.methods import names
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ("core/src/longline/methods", "core/src/longline/data/kinds", "core/src/longline/data/formats")
 """Where methods, kinds and formats are, which may say what they are called."""
-KINDS = frozenset({"sample", "pair", "pairs", "labelled", "prompts", "padded", "flat"})
-"""What kinds of rows and their layouts are and were called; `prompt` and `rows` are also columns and counts."""
+KINDS = frozenset({"sample", "pair", "pairs", "labelled", "prompts", "padded"})
+"""What kinds of rows are and were called; `prompt` is also a column."""
 
 
 def shipped() -> list[Path]:
@@ -79,7 +79,6 @@ def test_no_test_branches_by_a_methods_name() -> None:
     assert violations(checked(), frozenset(names()), whole=False) == []
 
 
-@pytest.mark.xfail(strict=True, reason="kinds of rows are strings in data/ until they are objects; then take this mark away")
 def test_nothing_shipped_compares_a_kinds_name() -> None:
     assert violations(shipped(), KINDS, whole=True) == []
 

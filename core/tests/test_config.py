@@ -314,6 +314,9 @@ def test_mistakes_of_every_kind_come_in_one_report_sorted_by_place() -> None:
 # --- every field --------------------------------------------------------------------------------------------------------------
 
 VALUES: dict[str, Any] = {
+    "data.train.0.format": "prompts",
+    "data.eval.0.format": "prompts",
+    "data.keep.0.dtype": "float16",
     "method": "sft",
     "model.attn_implementation": "eager",
     "data.train.0.roles": {"bot": "assistant"},
@@ -333,7 +336,7 @@ def _all_fields(model: Any = Config, prefix: str = "") -> list[tuple[str, Any]]:
         if path == "plugins":
             found.append((path, {"one": {"on_error": "raise"}}))
         elif below is not None:
-            found += _all_fields(below, f"{path}.0." if name in {"train", "eval", "rewards"} else f"{path}.")
+            found += _all_fields(below, f"{path}.0." if name in {"train", "eval", "rewards", "keep"} else f"{path}.")
         else:
             found.append((path, VALUES.get(path, _value(info.annotation))))
     return found
@@ -378,6 +381,7 @@ def test_a_wrong_value_of_any_field_is_told_at_its_own_place(path: str) -> None:
         "data.train.0.path=a/b",
         "output_dir=o",
         *(["data.eval.0.path=a/b"] if "eval.0" in path else []),
+        *(["data.keep.0.name=a"] if "keep." in path else []),
         *(["rewards.0.function=a"] if path.startswith("rewards.") else []),
     ]
     found = mistakes(f"{text[:-1]} {{zz: [[]]}}\n", *[item for item in required if not item.startswith(f"{path}=")])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longline.config.sections import Config
     from longline.errors import ConfigError, LonglineError, Problem
-    from longline.events import Alert, Completions, RewardFunction, Summary, Table, Timing
+    from longline.events import Alert, Column, Completions, RewardFunction, Summary, Table, Timing
     from longline.hookspecs import hookimpl
     from longline.plan import Plan
     from longline.plugins import Plugin, PluginConfig
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Alert",
+    "Column",
     "Completions",
     "Config",
     "ConfigError",
@@ -40,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "Alert": "longline.events",
+    "Column": "longline.events",
     "Completions": "longline.events",
     "Config": "longline.config.sections",
     "ConfigError": "longline.errors",

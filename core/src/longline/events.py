@@ -11,6 +11,8 @@ Role = str
 """What a model is for: policy, reference, or a name such as teacher that a plugin gave `run.load_model`."""
 AlertLevel = Literal["info", "warning", "error"]
 Cell = str | int | float | bool | None
+IGNORED = -100
+"""The label of a token that is not learnt, as torch's cross entropy has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,22 @@ class Alert:
     text: str = ""
     level: AlertLevel = "warning"
     step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A further column of the data that reaches the batch: the column `name` of the rows, or what their format computed for it.
+
+    `align` row: one value for each row. `align` token: one for each of its tokens, cut, packed and padded with them. `dtype` is
+    a numpy name (bool, uint8, int8, int16, int32, int64, float16, float32, float64), or `text`, which is aligned to rows only;
+    with `width` k each value is a vector of k numbers. `fill` is what stands where a batch is padded.
+    """
+
+    name: str
+    align: Literal["row", "token"] = "row"
+    dtype: str = "float32"
+    width: int | None = None
+    fill: float = 0
 
 
 @dataclass(frozen=True, slots=True)

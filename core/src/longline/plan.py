@@ -20,7 +20,6 @@ from longline.methods.trl import CHECKPOINTING
 if TYPE_CHECKING:
     from longline.config.sections import Config
 
-Layout = Literal["padded", "rows", "flat", "pairs", "labelled", "prompts"]
 Device = Literal["cpu", "cuda", "mps", "xpu"]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -46,7 +45,6 @@ MULTIPLE = 64
 """Matrices whose products a CPU computes in half precision have a multiple of so many rows. oneDNN compiles a kernel for every
 shape and keeps it, so without that each batch has to wait for its own, and memory grows by megabytes a step."""
 PADDING_WHY = "a CPU compiles and keeps a kernel of every shape in half precision"
-_LAYOUTS: dict[str, Layout] = {"PAIR": "pairs", "LABELLED": "labelled", "PROMPT": "prompts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +121,6 @@ class Plan:
         return find(self.method).kind
 
     @property
-    def layout(self) -> Layout:
-        """Kind and packing in one word."""
-        return _LAYOUTS.get(self.kind.partition(":")[2]) or self.packing or "padded"
-
-    @property
     def checkpointing(self) -> bool:
         """Whether activations are computed again in the backward pass, to save memory."""
         return any(self.trainer_args.get(name) for name in CHECKPOINTING)
@@ -202,7 +195,7 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
         Fact("dtype", dtype, dtype_why),
         Fact("attention", attention, "model.attn_implementation") if attention else BEST_ATTENTION,
-        Fact("layout", plan.layout, packing_why),
+        Fact("rows", f"packed {packing}" if packing else method.kind.rpartition(":")[2].lower(), packing_why),
         Fact(
             "batch",
             f"{plan.global_batch} rows a step",

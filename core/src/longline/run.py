@@ -25,6 +25,7 @@ from longline.trainers import plugin_states
 if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
     from longline.data import Prepared
+    from longline.data.kinds import Kind
     from longline.events import Status, Summary
 
 
@@ -61,12 +62,14 @@ def open_run(loaded: LoadedConfig, command: Command, plugins: Sequence[LoadedPlu
     return state
 
 
-def prepare(loaded: LoadedConfig, command: Command) -> tuple[Any, Prepared]:
-    """The tokenizer and the data as training would have them: with the same hooks, under the same key of the cache."""
+def prepare(loaded: LoadedConfig, command: Command) -> tuple[Kind, Any, Prepared]:
+    """Kind of row, tokenizer and data as training would have them: with the same hooks, under the same key of the cache."""
+    from longline.data.kinds import load
+
     state = open_run(loaded, command)
     stages.trainer_arguments(state)
     tokenizer = stages.tokenizer(state)
-    return tokenizer, stages.data(state, tokenizer)
+    return load(state.method.kind), tokenizer, stages.data(state, tokenizer)
 
 
 def train(

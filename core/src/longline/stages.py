@@ -16,13 +16,14 @@ from longline import artifacts, upstream
 from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, DataError, PluginError
+from longline.methods import brought_by
 from longline.parallel import ranks
 from longline.plan import build_plan
 from longline.plugins import plugin_problems, refuse_problems
 
 if TYPE_CHECKING:
     from longline.data import Prepared
-    from longline.events import RewardFunction, Role
+    from longline.events import Column, RewardFunction, Role
     from longline.plugins.run import State
 
 OWN_ARGUMENTS = {"report_to": "none", "disable_tqdm": True, "remove_unused_columns": False, "logging_nan_inf_filter": False}
@@ -109,18 +110,39 @@ def data(state: State, tokenizer: Any, *, alone: bool = False) -> Prepared:
     `alone`: every sample is a row, whatever `data.packing` says.
     """
     from longline.data import prepare
+    from longline.data.kinds import load as load_kind
 
     state.phase = "data"
     run, config = state.view, state.loaded.config
     run.hook.pre_data_load(run=run)
     with ranks.main_rank_first():
-        prepared = prepare(config.data, tokenizer, layout="padded" if alone else state.plan.layout, seed=state.plan.seed)
+        prepared = prepare(
+            config.data,
+            tokenizer,
+            kind=load_kind(run.method.kind),
+            packing=None if alone else state.plan.packing,
+            seed=state.plan.seed,
+            columns=_asked_for(state),
+            brought_by=brought_by(run.method.name),
+        )
+        state.columns = prepared.columns
         prepared = replace(prepared, train=_split(state, prepared, "train"), eval=_split(state, prepared, "eval"))
     if state.command == "train":
         _count_steps(state, len(prepared.train))
     state.summary = replace(state.summary, data=prepared.report.to_dict())
     run.hook.post_data_load(run=run, data=prepared)
     return prepared
+
+
+def _asked_for(state: State) -> list[Column]:
+    """The further columns that the method and plugins ask for; one that several want in the same form is there once."""
+    wanted = {column.name: column for column in state.method.columns}
+    for plugin in state.plugins:
+        for column in plugin.instance.columns:
+            if wanted.setdefault(column.name, column) != column:
+                text = f"{plugin.label} asks for the column {column.name!r} in another form than something else does"
+                raise PluginError(text, hint=plugin.remedy)
+    return list(wanted.values())
 
 
 def _count_steps(state: State, rows: int) -> None:

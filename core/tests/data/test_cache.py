@@ -12,11 +12,24 @@ import pytest
 
 from longline.config.sections import DataSection
 from longline.data import prepare
-from longline.data.cache import cache_root
+from longline.data.kinds.labelled import LABELLED
+from longline.data.kinds.pair import PAIR
+from longline.data.kinds.prompt import PROMPT
+from longline.data.kinds.sample import SAMPLE
+from longline.data.store.cache import cache_root
+
+LAYOUTS = {
+    "padded": {"kind": SAMPLE},
+    "rows": {"kind": SAMPLE, "packing": "rows"},
+    "flat": {"kind": SAMPLE, "packing": "flat"},
+    "pairs": {"kind": PAIR},
+    "labelled": {"kind": LABELLED},
+    "prompts": {"kind": PROMPT},
+}
 
 
 def run(tokenizer, layout="padded", seed=0, **options):
-    return prepare(DataSection(**options), tokenizer, layout=layout, seed=seed)
+    return prepare(DataSection(**options), tokenizer, **LAYOUTS[layout], seed=seed)
 
 
 def entries():
@@ -139,6 +152,7 @@ import json, resource, sys
 from transformers import AutoTokenizer
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.sample import SAMPLE
 folder, path, limit = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 if int(limit):
@@ -147,7 +161,7 @@ if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 print("ready", flush=True)
 sys.stdin.readline()
-data = prepare(DataSection(train=path), tokenizer, layout="rows", seed=0)
+data = prepare(DataSection(train=path), tokenizer, kind=SAMPLE, packing="rows", seed=0)
 print(json.dumps([len(data.train), data.report.train.tokens, data.report.cache_hit, data.report.warnings]))
 """
 

@@ -157,18 +157,19 @@ def test_preview_and_preprocess_of_prompts(config, jsonl, capsys):
     assert "taken from " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("layout", ["pairs", "labelled", "prompts"])
-def test_the_report_of_each_layout_survives_json(chatml, jsonl, layout):
+@pytest.mark.parametrize(("kind", "layout"), [("pair", "pairs"), ("labelled", "labelled"), ("prompt", "prompts")])
+def test_the_report_of_each_kind_survives_json(chatml, jsonl, kind, layout):
     import json
 
     from longline.config.sections import DataSection
     from longline.data import prepare
+    from longline.data.kinds import load
     from longline.data.report import DataReport
 
     rows = {"pairs": [PAIR, {**PAIR, "chosen": "six."}], "prompts": [{"prompt": "a"}, {}],
             "labelled": [{"prompt": "a", "completion": "b", "label": 1}, {}]}[layout]  # fmt: skip
     section = DataSection(train=jsonl(rows), on_bad_row="skip", cache=False)
-    report = prepare(section, chatml, layout=layout, seed=0).report
+    report = prepare(section, chatml, kind=load(f"longline.data.kinds.{kind}:{kind.upper()}"), seed=0).report
     read = json.loads(json.dumps(report.to_dict()))
     assert DataReport.from_dict(read) == report
     assert (read["layout"], read["train"]["samples"], read["sources"][0]["bad"]) == (layout, 1, 1)
@@ -177,9 +178,9 @@ def test_the_report_of_each_layout_survives_json(chatml, jsonl, layout):
 def test_wrong_data_for_the_method_is_refused(config, jsonl, capsys):
     path = jsonl([PAIR], "pairs.jsonl")
     assert run_cli(["preprocess", config(train=path, eval_fraction=None)]) == 2
-    assert "are those of 'preference', which is for dpo, orpo, cpo, simpo and reward, not for sft" in capsys.readouterr().err
+    assert "are those of 'preference', which is for cpo, dpo, orpo, reward and simpo, not for sft" in capsys.readouterr().err
     assert run_cli(["preprocess", config(eval_fraction=None), "--set", "method=dpo"]) == 2
-    assert "the columns messages can't be used by dpo, orpo, cpo, simpo and reward" in capsys.readouterr().err
+    assert "the columns messages can't be used by cpo, dpo, orpo, reward and simpo" in capsys.readouterr().err
 
 
 def test_check_of_a_preference_config_imports_no_torch(config, jsonl):

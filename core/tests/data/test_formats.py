@@ -6,6 +6,7 @@ import pytest
 
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.sample import SAMPLE
 from longline.errors import DataError
 
 
@@ -17,7 +18,7 @@ def prepared(jsonl, chatml, marked):
         source = {key: options.pop(key) for key in ("format", "columns", "roles", "limit", "weight") if key in options}
         path = rows if isinstance(rows, str) else jsonl(rows)
         section = DataSection(train=[{"path": path, **source}], shuffle=False, **options)
-        data = prepare(section, tokenizer, layout="padded", seed=0)
+        data = prepare(section, tokenizer, kind=SAMPLE, seed=0)
         return [marked(tokenizer, row["input_ids"], row["labels"]) for row in data.train], data.report.sources[0]
 
     return run
@@ -100,7 +101,7 @@ def test_segments(prepared, template_tokenizer):
 def test_a_token_across_a_border_is_masked_and_reported(jsonl, template_tokenizer, marked):
     tokenizer = template_tokenizer(None)
     section = DataSection(train=jsonl([{"prompt": "Two plus two is ", "completion": "four."}]))
-    data = prepare(section, tokenizer, layout="padded", seed=0)
+    data = prepare(section, tokenizer, kind=SAMPLE, seed=0)
     row = data.train[0]
     assert marked(tokenizer, row["input_ids"], row["labels"]) == "Two plus two is four⟦.</s>⟧"
     assert data.report.sources[0].straddling == 1
@@ -129,7 +130,7 @@ def test_train_on_of_data_and_of_a_source(jsonl, chatml, marked):
     section = DataSection(
         train=[{"path": path}, {"path": path, "train_on": "assistant"}], train_on="last_assistant", shuffle=False
     )
-    rows = prepare(section, chatml, layout="padded", seed=0).train
+    rows = prepare(section, chatml, kind=SAMPLE, seed=0).train
     assert [marked(chatml, row["input_ids"], row["labels"]).count("⟦") for row in rows] == [1, 2]
 
 
@@ -178,7 +179,7 @@ def test_parquet_nulls_mean_absent_keys(prepared, tmp_path, template_tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"a": 1, "b": 2}, "the columns a, b fit no format: chat needs messages"),
+        ({"a": 1, "b": 2}, "the columns a, b fit no format: alpaca needs instruction"),
         ({"messages": MESSAGES, "text": "x"}, "can be read as chat or completion"),
         ({"prompt": "a", "answer": "b"}, "answer, prompt fit no format"),
     ],

@@ -17,13 +17,14 @@ from transformers import AutoTokenizer
 import datasets
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.sample import SAMPLE
 def high():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 folder, path, packed, cache = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 before = high()
 section = DataSection(train=path, eval_fraction=0.1, max_length=512, cache_dir=cache)
-data = prepare(section, tokenizer, layout="rows" if packed == "packed" else "padded", seed=0)
+data = prepare(section, tokenizer, kind=SAMPLE, packing="rows" if packed == "packed" else "padded", seed=0)
 peak = high()
 print(json.dumps({"peak": (peak - before) / 1024, "tokens": data.report.train.tokens, "path": data.report.cache_path}))
 """

@@ -10,9 +10,10 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from longline.data.masks import ChatMasker, Conversation, learnt_messages
+from longline.data.masks import ChatMasker, learnt_messages
 from longline.data.template import TemplateError
 from longline.data.tokenize import Encoder
+from longline.data.values import Conversation
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "goldens.json").read_text(encoding="utf-8"))

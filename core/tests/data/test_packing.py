@@ -10,7 +10,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.data.collate import Collator
+from longline.data.kinds.labelled import LABELLED
+from longline.data.kinds.pair import PAIR
+from longline.data.kinds.prompt import PROMPT
+from longline.data.kinds.sample import SAMPLE
 from longline.data.packing import efficiency, pack
+
+LAYOUTS = {
+    "padded": {"kind": SAMPLE},
+    "rows": {"kind": SAMPLE, "packing": "rows"},
+    "flat": {"kind": SAMPLE, "packing": "flat"},
+    "pairs": {"kind": PAIR},
+    "labelled": {"kind": LABELLED},
+    "prompts": {"kind": PROMPT},
+}
 
 
 def lengths_of(count, capacity, seed=0):
@@ -91,8 +104,8 @@ def section(jsonl, chat):
 
 
 def test_packed_data_set(section, chatml):
-    plain = prepare(section, chatml, layout="padded", seed=1)
-    packed = prepare(section, chatml, layout="rows", seed=1)
+    plain = prepare(section, chatml, kind=SAMPLE, seed=1)
+    packed = prepare(section, chatml, kind=SAMPLE, packing="rows", seed=1)
     by_id = {row["row_ids"][0]: row for row in plain.train}
     seen = []
     for row in packed.train:
@@ -112,11 +125,13 @@ def test_packed_data_set(section, chatml):
 
 
 def test_packs_are_shuffled_by_the_seed_or_in_the_order_of_the_rows(section, chatml):
-    first, again, other = (prepare(section, chatml, layout="rows", seed=seed).train["length"] for seed in (1, 1, 2))
+    first, again, other = (
+        prepare(section, chatml, kind=SAMPLE, packing="rows", seed=seed).train["length"] for seed in (1, 1, 2)
+    )
     assert list(first) == list(again) != list(other)
     # Best-fit decreasing alone would leave the packs with the longest samples first.
     assert list(first) != sorted(first, reverse=True)
-    ordered = prepare(section.model_copy(update={"shuffle": False}), chatml, layout="rows", seed=1).train
+    ordered = prepare(section.model_copy(update={"shuffle": False}), chatml, kind=SAMPLE, packing="rows", seed=1).train
     starts = [row["row_ids"][0] for row in ordered]
     assert starts == sorted(starts)
 
@@ -130,7 +145,7 @@ PACKED = [
 
 
 def test_collated_rows():
-    batch = Collator(0, "rows")(PACKED)
+    batch = Collator(0, SAMPLE, "rows")(PACKED)
     assert {name: part.tolist() for name, part in batch.items()} == {
         "input_ids": [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]],
         "labels": [[-100, 2, 3, -100, 5], [-100, 7, -100, -100, -100]],
@@ -142,7 +157,7 @@ def test_collated_rows():
 
 
 def test_collated_flat():
-    batch = Collator(0, "flat", pad_to_multiple_of=8)(PACKED)
+    batch = Collator(0, SAMPLE, "flat", pad_to_multiple_of=8)(PACKED)
     assert {name: part.tolist() for name, part in batch.items()} == {
         "input_ids": [[1, 2, 3, 4, 5, 6, 7, 0]],
         "labels": [[-100, 2, 3, -100, 5, -100, 7, -100]],
@@ -154,7 +169,7 @@ def test_collated_flat():
 
 def test_collated_padded():
     rows = [{name: part for name, part in row.items() if name != "seq_lengths"} for row in PACKED]
-    batch = Collator(9, "padded", pad_to_multiple_of=4)(rows)
+    batch = Collator(9, SAMPLE, pad_to_multiple_of=4)(rows)
     assert {name: part.tolist() for name, part in batch.items()} == {
         "input_ids": [[1, 2, 3, 4, 5, 9, 9, 9], [6, 7, 9, 9, 9, 9, 9, 9]],
         "labels": [[-100, 2, 3, -100, 5, -100, -100, -100], [-100, 7, *[-100] * 6]],
@@ -167,7 +182,7 @@ def test_collated_padded():
 @pytest.mark.parametrize(("longest", "width"), [(5, 64), (64, 64), (65, 100), (100, 100), (101, 101)])
 def test_a_row_is_padded_no_further_than_the_longest_that_is_allowed(longest, width):
     rows = [{"input_ids": [1] * length, "labels": [1] * length, "row_ids": [0]} for length in (3, longest)]
-    assert Collator(0, "padded", pad_to_multiple_of=64, max_length=100)(rows)["input_ids"].shape == (2, width)
+    assert Collator(0, SAMPLE, pad_to_multiple_of=64, max_length=100)(rows)["input_ids"].shape == (2, width)
 
 
 def model_with(attention, vocabulary):
@@ -206,9 +221,9 @@ def loss_alone(model, rows):
 @pytest.mark.parametrize(("attention", "layout"), [("sdpa", "rows"), ("eager", "rows"), ("sdpa", "flat"), ("eager", "flat")])
 def test_loss_of_packs_is_that_of_their_samples_alone(section, chatml, attention, layout):
     model = model_with(attention, len(chatml))
-    alone = {row["row_ids"][0]: row for row in prepare(section, chatml, layout="padded", seed=1).train}
-    packed = [row for row in prepare(section, chatml, layout=layout, seed=1).train if len(row["row_ids"]) > 1][:2]
-    batch = Collator(chatml.pad_token_id, layout)(packed)
+    alone = {row["row_ids"][0]: row for row in prepare(section, chatml, kind=SAMPLE, seed=1).train}
+    packed = [row for row in prepare(section, chatml, **LAYOUTS[layout], seed=1).train if len(row["row_ids"]) > 1][:2]
+    batch = Collator(chatml.pad_token_id, **LAYOUTS[layout])(packed)
     members = [alone[sample] for row in packed for sample in row["row_ids"]]
     assert batch["input_ids"].shape[0] == (2 if layout == "rows" else 1)
     expected = loss_alone(model, members)
@@ -220,6 +235,6 @@ def test_loss_of_packs_is_that_of_their_samples_alone(section, chatml, attention
 
 def test_loss_of_padded_rows_is_that_of_each_alone(section, chatml):
     model = model_with("sdpa", len(chatml))
-    rows = list(prepare(section, chatml, layout="padded", seed=1).train)[:4]
+    rows = list(prepare(section, chatml, kind=SAMPLE, seed=1).train)[:4]
     assert len({len(row["input_ids"]) for row in rows}) > 1
     assert loss_of(model, Collator(chatml.pad_token_id)(rows)) == pytest.approx(loss_alone(model, rows), abs=1e-5)

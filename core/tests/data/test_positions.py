@@ -5,8 +5,8 @@ import random
 import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 
-from longline.data.masks import Piece
 from longline.data.positions import COMPARED, Finder
+from longline.data.values import Piece
 
 SIGNS = [
     "a",

@@ -6,7 +6,20 @@ import pytest
 
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.labelled import LABELLED
+from longline.data.kinds.pair import PAIR
+from longline.data.kinds.prompt import PROMPT
+from longline.data.kinds.sample import SAMPLE
 from longline.errors import DataError
+
+LAYOUTS = {
+    "padded": {"kind": SAMPLE},
+    "rows": {"kind": SAMPLE, "packing": "rows"},
+    "flat": {"kind": SAMPLE, "packing": "flat"},
+    "pairs": {"kind": PAIR},
+    "labelled": {"kind": LABELLED},
+    "prompts": {"kind": PROMPT},
+}
 
 USER, END, BOT = "<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"
 SYSTEM = f"<|im_start|>system\nBe kind.{END}"
@@ -31,7 +44,7 @@ def data_of(jsonl, chatml):
         source = {key: options.pop(key) for key in ("format", "columns", "roles", "limit", "weight") if key in options}
         path = rows if isinstance(rows, str) else jsonl(rows)
         section = DataSection(**{"train": [{"path": path, **source}], "shuffle": False, "cache": False, **options})
-        return prepare(section, tokenizer, layout=layout, seed=0)
+        return prepare(section, tokenizer, **LAYOUTS[layout], seed=0)
 
     return run
 
@@ -339,10 +352,10 @@ def test_a_template_that_writes_the_prompt_by_the_answer_is_refused(texts_of, te
     ("row", "options", "message"),
     [
         ({"instruction": "a", "output": "b"}, {},
-         "rows.jsonl: the columns instruction, output can't be used by dpo, orpo, cpo, simpo and reward: preference needs chosen"),
+         "rows.jsonl: the columns instruction, output can't be used by cpo, dpo, orpo, reward and simpo: preference needs chosen"),
         ({"messages": [ASKED, GOOD]}, {"format": "chat"},
-         "rows.jsonl: the format 'chat' is for sft, and dpo, orpo, cpo, simpo and reward can use preference only"),
-        ({"prompt": "a", "completion": "b", "label": True}, {"format": "unpaired"}, "the format 'unpaired' is for kto, and dpo"),
+         "rows.jsonl: the format 'chat' is for sft, and cpo, dpo, orpo, reward and simpo can use preference only"),
+        ({"prompt": "a", "completion": "b", "label": True}, {"format": "unpaired"}, "the format 'unpaired' is for kto, and cpo"),
         ({"prompt": "a", "question": "a", "chosen": "b", "rejected": "c"}, {}, "the prompt may be in prompt or question"),
         ({"query": "a", "question": "a", "chosen": "b", "rejected": "c"}, {}, "the prompt may be in question or query"),
         ({"prompt": "a", "chosen": "b", "chosen_response": "b", "rejected": "c"}, {}, "chosen may be in chosen or chosen_response"),
@@ -361,10 +374,10 @@ def test_sources_that_are_no_pairs(data_of, row, options, message):
     ("row", "options", "message"),
     [
         (PREFERENCE, {},
-         "the columns chosen, prompt, rejected are those of 'preference', which is for dpo, orpo, cpo, simpo and reward, not for"),
+         "the columns chosen, prompt, rejected are those of 'preference', which is for cpo, dpo, orpo, reward and simpo, not for"),
         (PREFERENCE, {"format": "preference"},
-         "the format 'preference' is for dpo, orpo, cpo, simpo and reward, and sft can use chat or alpaca"),
-        ({"question": "a"}, {"format": "prompts"}, "the format 'prompts' is for grpo and rloo, and sft can use chat or alpaca"),
+         "the format 'preference' is for cpo, dpo, orpo, reward and simpo, and sft can use alpaca or chat"),
+        ({"question": "a"}, {"format": "prompts"}, "the format 'prompts' is for grpo and rloo, and sft can use alpaca or chat"),
         ({"question": "a", "response": "b", "label": 1}, {}, "are those of 'unpaired', which is for kto, not for sft"),
     ],
 )  # fmt: skip
@@ -452,25 +465,25 @@ def test_labels_from_csv(data_of, tmp_path):
     assert data_of(str(path), "labelled").train["label"][:] == [True, False]
 
 
-LABELLED = {"prompt": [ASKED], "completion": [GOOD], "label": True}
+ANSWERED = {"prompt": [ASKED], "completion": [GOOD], "label": True}
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**LABELLED, "label": "good"}, "the field 'label' must be true or false, 1 or 0, and is 'good'"),
-        ({**LABELLED, "label": 2}, "the field 'label' must be true or false, 1 or 0, and is '2'"),
-        ({**LABELLED, "label": None}, "the field 'label' is null"),
-        ({**LABELLED, "label": [True]}, "the field 'label' must be true or false"),
+        ({**ANSWERED, "label": "good"}, "the field 'label' must be true or false, 1 or 0, and is 'good'"),
+        ({**ANSWERED, "label": 2}, "the field 'label' must be true or false, 1 or 0, and is '2'"),
+        ({**ANSWERED, "label": None}, "the field 'label' is null"),
+        ({**ANSWERED, "label": [True]}, "the field 'label' must be true or false"),
         ({"prompt": [ASKED], "completion": [GOOD]}, "the field 'label' is missing (found: prompt, completion)"),
-        ({**LABELLED, "completion": []}, "'completion': there are no messages"),
-        ({**LABELLED, "completion": " "}, "the field 'completion' is empty"),
-        ({**LABELLED, "completion": [ASKED]}, "'completion': no message is by the assistant behind the last one of the user"),
-        ({**LABELLED, "prompt": None}, "the field 'prompt' is null"),
+        ({**ANSWERED, "completion": []}, "'completion': there are no messages"),
+        ({**ANSWERED, "completion": " "}, "the field 'completion' is empty"),
+        ({**ANSWERED, "completion": [ASKED]}, "'completion': no message is by the assistant behind the last one of the user"),
+        ({**ANSWERED, "prompt": None}, "the field 'prompt' is null"),
     ],
 )
 def test_bad_labelled_rows(texts_of, row, message):
-    rows = [LABELLED, row, LABELLED]
+    rows = [ANSWERED, row, ANSWERED]
     with pytest.raises(DataError) as caught:
         texts_of(rows, "labelled")
     assert f"rows.jsonl:2: {message}" in str(caught.value)
@@ -512,7 +525,7 @@ def numbered(jsonl):
 def test_mixing_weights_and_origins(chatml, numbered):
     first, second = numbered(10, "first.jsonl"), numbered(6, "second.jsonl", messages=True)
     section = DataSection(train=[{"path": first, "weight": 2}, {"path": second, "limit": 4}], cache=False)
-    data = prepare(section, chatml, layout="pairs", seed=3)
+    data = prepare(section, chatml, kind=PAIR, seed=3)
     ids = [row["row_ids"][0] for row in data.train]
     assert sorted(ids) == sorted([*range(10), *range(10), *range(10, 14)])
     assert ids != sorted(ids)
@@ -531,7 +544,7 @@ def test_mixing_weights_and_origins(chatml, numbered):
 
 def test_a_pair_is_never_split(chatml, numbered):
     section = DataSection(train=numbered(20), eval_fraction=0.25, cache=False)
-    data = prepare(section, chatml, layout="pairs", seed=1)
+    data = prepare(section, chatml, kind=PAIR, seed=1)
     assert (len(data.train), len(data.eval)) == (15, 5)
     places = [
         {data.origin(split, row["row_ids"][0]) for row in dataset}
@@ -549,9 +562,9 @@ def test_the_cache_gives_the_same_back(chatml, jsonl, layout):
         "prompts": [{"prompt": f"Two {number}", "answer": {"of": [number, None]}} for number in range(10)],
     }[layout]
     section = DataSection(train=jsonl(rows), eval_fraction=0.3)
-    first, second = (prepare(section, chatml, layout=layout, seed=0) for _ in range(2))
+    first, second = (prepare(section, chatml, **LAYOUTS[layout], seed=0) for _ in range(2))
     assert (first.report.cache_hit, second.report.cache_hit) == (False, True)
-    fresh = prepare(section.model_copy(update={"cache": False}), chatml, layout=layout, seed=0)
+    fresh = prepare(section.model_copy(update={"cache": False}), chatml, **LAYOUTS[layout], seed=0)
     assert first.train[:] == second.train[:] == fresh.train[:]
     assert first.eval[:] == second.eval[:] == fresh.eval[:]
     assert second.report.sources == first.report.sources
@@ -560,9 +573,9 @@ def test_the_cache_gives_the_same_back(chatml, jsonl, layout):
 
 def test_another_layout_is_another_entry(chatml, jsonl):
     section = DataSection(train=jsonl([{"prompt": "Two", "completion": " four", "label": 1}]))
-    assert not prepare(section, chatml, layout="padded", seed=0).report.cache_hit
-    assert not prepare(section, chatml, layout="labelled", seed=0).report.cache_hit
-    assert prepare(section, chatml, layout="labelled", seed=0).report.cache_hit
+    assert not prepare(section, chatml, kind=SAMPLE, seed=0).report.cache_hit
+    assert not prepare(section, chatml, kind=LABELLED, seed=0).report.cache_hit
+    assert prepare(section, chatml, kind=LABELLED, seed=0).report.cache_hit
 
 
 def test_a_huge_row_and_many_chunks(data_of, chatml):

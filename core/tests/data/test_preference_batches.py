@@ -10,12 +10,25 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.data.collate import Collator
+from longline.data.kinds.labelled import LABELLED
+from longline.data.kinds.pair import PAIR
+from longline.data.kinds.prompt import PROMPT
+from longline.data.kinds.sample import SAMPLE
+
+LAYOUTS = {
+    "padded": {"kind": SAMPLE},
+    "rows": {"kind": SAMPLE, "packing": "rows"},
+    "flat": {"kind": SAMPLE, "packing": "flat"},
+    "pairs": {"kind": PAIR},
+    "labelled": {"kind": LABELLED},
+    "prompts": {"kind": PROMPT},
+}
 
 PAIRS = [
     {"input_ids": [1, 2, 3, 1, 4], "labels": [-100, 2, 3, -100, 4], "seq_lengths": [3, 2], "row_ids": [7]},
     {"input_ids": [5, 6, 5, 7, 8], "labels": [-100, 6, -100, 7, -100], "seq_lengths": [2, 3], "row_ids": [3]},
 ]
-LABELLED = [
+ANSWERS = [
     {"input_ids": [1, 2, 3], "labels": [-100, -100, 3], "row_ids": [7], "label": True},
     {"input_ids": [4, 5, 6, 7], "labels": [-100, 5, -100, 7], "row_ids": [3], "label": False},
     {"input_ids": [8, 9, 10, 11, 12], "labels": [-100, -100, -100, 11, 12], "row_ids": [4], "label": True},
@@ -27,7 +40,7 @@ def plain(batch):
 
 
 def test_collated_pairs():
-    batch = Collator(9, "pairs")(PAIRS)
+    batch = Collator(9, PAIR)(PAIRS)
     assert plain(batch) == {
         "input_ids": [[1, 2, 3], [5, 6, 9], [1, 4, 9], [5, 7, 8]],
         "attention_mask": [[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 1]],
@@ -36,14 +49,14 @@ def test_collated_pairs():
         "token_count": [10],
     }
     assert {part.dtype for part in batch.values()} == {torch.int64}
-    rounded = plain(Collator(9, "pairs", pad_to_multiple_of=4)(PAIRS))
+    rounded = plain(Collator(9, PAIR, pad_to_multiple_of=4)(PAIRS))
     assert rounded["input_ids"] == [[1, 2, 3, 9], [5, 6, 9, 9], [1, 4, 9, 9], [5, 7, 8, 9]]
     assert rounded["attention_mask"] == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
     assert rounded["completion_mask"] == [[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]]
 
 
 def test_collated_labelled():
-    batch = Collator(0, "labelled")(LABELLED)
+    batch = Collator(0, LABELLED)(ANSWERS)
     assert plain(batch) == {
         "input_ids": [[1, 2, 3, 0, 0], [4, 5, 6, 7, 0], [8, 9, 10, 11, 12]],
         "attention_mask": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]],
@@ -57,10 +70,10 @@ def test_collated_labelled():
     }
     assert batch["label"].dtype == torch.bool
     assert {part.dtype for name, part in batch.items() if name != "label"} == {torch.int64}
-    cut = plain(Collator(0, "labelled", max_length=5)(LABELLED))
+    cut = plain(Collator(0, LABELLED, max_length=5)(ANSWERS))
     assert cut["KL_input_ids"] == [[1, 2, 11, 12, 0], [4, 3, 0, 0, 0], [8, 9, 10, 5, 6]]
     assert cut["KL_completion_mask"][2] == [0, 0, 0, 1, 0]
-    rounded = Collator(0, "labelled", pad_to_multiple_of=4)(LABELLED)
+    rounded = Collator(0, LABELLED, pad_to_multiple_of=4)(ANSWERS)
     assert {tuple(part.shape) for name, part in rounded.items() if name.endswith(("ids", "mask")) and name != "row_ids"} == {
         (3, 8)
     }
@@ -68,7 +81,7 @@ def test_collated_labelled():
 
 
 def test_the_only_row_of_a_batch_is_its_own_mismatch():
-    batch = Collator(0, "labelled")(LABELLED[:1])
+    batch = Collator(0, LABELLED)(ANSWERS[:1])
     for name in ("input_ids", "attention_mask", "completion_mask"):
         assert torch.equal(batch[name], batch[f"KL_{name}"])
 
@@ -111,8 +124,8 @@ def trl_trainer(kind, tokenizer, **values):
 
 def ours(rows, jsonl, tokenizer, layout="pairs", max_length=1024):
     section = DataSection(train=jsonl(rows), shuffle=False, cache=False, max_length=max_length)
-    return Collator(tokenizer.pad_token_id, layout, max_length=max_length)(
-        list(prepare(section, tokenizer, layout=layout, seed=0).train)
+    return Collator(tokenizer.pad_token_id, **LAYOUTS[layout], max_length=max_length)(
+        list(prepare(section, tokenizer, **LAYOUTS[layout], seed=0).train)
     )
 
 

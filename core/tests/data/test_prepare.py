@@ -8,11 +8,24 @@ import pytest
 
 from longline.config.sections import DataSection
 from longline.data import prepare
+from longline.data.kinds.labelled import LABELLED
+from longline.data.kinds.pair import PAIR
+from longline.data.kinds.prompt import PROMPT
+from longline.data.kinds.sample import SAMPLE
 from longline.errors import DataError
+
+LAYOUTS = {
+    "padded": {"kind": SAMPLE},
+    "rows": {"kind": SAMPLE, "packing": "rows"},
+    "flat": {"kind": SAMPLE, "packing": "flat"},
+    "pairs": {"kind": PAIR},
+    "labelled": {"kind": LABELLED},
+    "prompts": {"kind": PROMPT},
+}
 
 
 def run(chatml, seed=0, layout="padded", **options):
-    return prepare(DataSection(**{"cache": False, **options}), chatml, layout=layout, seed=seed)
+    return prepare(DataSection(**{"cache": False, **options}), chatml, **LAYOUTS[layout], seed=seed)
 
 
 def ids_of(dataset):

@@ -10,6 +10,7 @@ import pytest
 from longline.config.sections import DataSection
 from longline.data import prepare
 from longline.data.collate import Collator
+from longline.data.kinds.prompt import PROMPT
 from longline.errors import DataError
 
 USER, END, BOT = "<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"
@@ -28,7 +29,7 @@ def data_of(jsonl, chatml):
         section = DataSection(
             **{"train": [{"path": path, **source} for path in paths], "shuffle": False, "cache": False, **options}
         )
-        return prepare(section, tokenizer, layout="prompts", seed=0)
+        return prepare(section, tokenizer, kind=PROMPT, seed=0)
 
     return run
 
@@ -56,7 +57,7 @@ def test_forms_of_one_prompt(data_of, chatml, row, options):
     assert made["input_ids"] == expected
     assert made["length"] == len(expected)
     kept = {name: value for name, value in row.items() if name != "prompt"}
-    assert Collator(0, "prompts")([made]) == [{"prompt": [ASKED], **kept, "row_ids": 0}]
+    assert Collator(0, PROMPT)([made]) == [{"prompt": [ASKED], **kept, "row_ids": 0}]
     assert data.train.column_names == ["input_ids", "length", "row_ids", "row"]
     assert (data.report.sources[0].format, data.report.sources[0].note) == ("prompts", "through the chat template")
 
@@ -69,7 +70,7 @@ def test_system_and_tokens_of_the_generation_prompt(data_of, smollm2):
     data = data_of([row], tokenizer=smollm2, columns={"question": "question", "input": "input"})
     expected = smollm2.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert data.train[0]["input_ids"] == expected
-    assert Collator(0, "prompts")(list(data.train)) == [{"prompt": messages, **row, "row_ids": 0}]
+    assert Collator(0, PROMPT)(list(data.train)) == [{"prompt": messages, **row, "row_ids": 0}]
 
 
 def test_plain_text_has_the_first_tokens_of_the_tokenizer(data_of, template_tokenizer):
@@ -83,7 +84,7 @@ def test_plain_text_has_the_first_tokens_of_the_tokenizer(data_of, template_toke
     data = data_of([{"prompt": "Two plus two is"}], tokenizer=tokenizer)
     assert data.train[0]["input_ids"] == tokenizer("Two plus two is")["input_ids"]
     assert data.train[0]["input_ids"][0] == bos
-    assert Collator(0, "prompts")(list(data.train)) == [{"prompt": "Two plus two is", "row_ids": 0}]
+    assert Collator(0, PROMPT)(list(data.train)) == [{"prompt": "Two plus two is", "row_ids": 0}]
 
 
 def test_extra_columns_stay_as_they_were(data_of):
@@ -99,7 +100,7 @@ def test_extra_columns_stay_as_they_were(data_of):
     ]
     data = data_of(rows)
     columns = {"answer", "metadata", "ok", "text", "only", "question"}
-    batch = Collator(0, "prompts")(list(data.train))
+    batch = Collator(0, PROMPT)(list(data.train))
     assert batch == [
         {**dict.fromkeys(columns), **rows[0], "row_ids": 0},
         {**dict.fromkeys(columns), **rows[1], "row_ids": 1},
@@ -112,7 +113,7 @@ def test_sources_of_different_columns_make_whole_batches(data_of):
     data = data_of([{"question": "Hello", "answer": "a"}] * 6, [{"prompt": [ASKED], "level": 3}] * 6, eval_fraction=0.5)
     assert (len(data.train), len(data.eval)) == (6, 6)
     for dataset in (data.train, data.eval):
-        for row in Collator(0, "prompts")(list(dataset)):
+        for row in Collator(0, PROMPT)(list(dataset)):
             assert set(row) == {"prompt", "question", "answer", "level", "row_ids"}
             assert (row["answer"], row["level"]) in [("a", None), (None, 3)]
 
@@ -121,7 +122,7 @@ def test_parquet_values(data_of, tmp_path):
     rows = [{"question": "Hello", "on": dt.date(2024, 2, 3), "price": decimal.Decimal("1.50"), "meta": {"a": 1}}]
     rows.append({"question": "Bye", "on": None, "price": None, "meta": {"b": "x"}})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    batch = Collator(0, "prompts")(list(data_of(str(tmp_path / "rows.parquet")).train))
+    batch = Collator(0, PROMPT)(list(data_of(str(tmp_path / "rows.parquet")).train))
     assert [(row["on"], row["price"], row["meta"]) for row in batch] == [
         ("2024-02-03", "1.50", {"a": 1, "b": None}),
         (None, None, {"a": None, "b": "x"}),
@@ -202,7 +203,7 @@ def test_text_and_messages_do_not_mix(data_of):
     assert "rows.jsonl:1) and others are messages (" in str(caught.value)
     assert "rows1.jsonl:2); a batch has one kind only" in str(caught.value)
     data = data_of([{"prompt": "Hello"}], [{"prompt": "Bye"}, {"prompt": [ASKED]}], columns={"question": "prompt"})
-    assert [row["prompt"] for row in Collator(0, "prompts")(list(data.train))][::2] == [[ASKED], [ASKED]]
+    assert [row["prompt"] for row in Collator(0, PROMPT)(list(data.train))][::2] == [[ASKED], [ASKED]]
 
 
 def test_what_trl_asks_is_what_was_measured(data_of, smollm2):
@@ -215,5 +216,5 @@ def test_what_trl_asks_is_what_was_measured(data_of, smollm2):
     trainer.tools, trainer.chat_template, trainer.chat_template_kwargs, trainer._tokenizer = None, None, {}, smollm2
     for rows in ([{"question": "What is two plus two?"}, {"question": "Hello"}], [{"prompt": "Two plus"}, {"prompt": "One"}]):
         data = data_of(rows, tokenizer=smollm2)
-        prompts = [row["prompt"] for row in Collator(0, "prompts")(list(data.train))]
+        prompts = [row["prompt"] for row in Collator(0, PROMPT)(list(data.train))]
         assert [list(ids) for ids in trainer._tokenize_prompts(prompts)[0]] == [row["input_ids"] for row in data.train]

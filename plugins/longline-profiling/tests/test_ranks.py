@@ -23,8 +23,9 @@ class SlowPlugin(Plugin):
     @hookimpl
     def provide_collator(self, run, tokenizer):
         from longline.data.collate import Collator
+        from longline.data.kinds import load
 
-        collate = Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout)
+        collate = Collator(pad_token_id=int(tokenizer.pad_token_id), kind=load(run.plan.kind), packing=run.plan.packing)
 
         def slowly(rows):
             time.sleep(0.03 * int(os.environ["RANK"]))

@@ -70,8 +70,9 @@ class Clock(Plugin):
     @hookimpl
     def provide_collator(self, run, tokenizer):
         from longline.data.collate import Collator
+        from longline.data.kinds import load
 
-        collate = Collator(pad_token_id=int(tokenizer.pad_token_id), layout=run.plan.layout)
+        collate = Collator(pad_token_id=int(tokenizer.pad_token_id), kind=load(run.plan.kind), packing=run.plan.packing)
 
         def slowly(rows):
             begin = time.perf_counter()

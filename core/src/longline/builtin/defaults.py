@@ -49,14 +49,17 @@ class Defaults:
     def provide_collator(
         self, run: Run, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Answer with the collator of the plan's layout."""
+        """Answer with the collator of the method's kind of row."""
         from longline.data.collate import Collator
+        from longline.data.kinds import load
 
         return Collator(
             pad_token_id=int(tokenizer.pad_token_id),
-            layout=run.plan.layout,
+            kind=load(run.method.kind),
+            packing=run.plan.packing,
             pad_to_multiple_of=run.plan.pad_to_multiple_of,
             max_length=run.config.data.max_length,
+            columns=run.columns,
         )
 
     @hookimpl

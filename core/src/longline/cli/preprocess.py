@@ -23,6 +23,6 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     from longline.data.summary import summary
     from longline.run import prepare
 
-    _, data = prepare(load(config, overrides), "preprocess")
+    _, _, data = prepare(load(config, overrides), "preprocess")
     for line in summary(data.report):
         click.echo(line)

@@ -10,19 +10,25 @@ import click
 
 from longline.cli.options import config_options, load
 from longline.errors import ConfigError
+from longline.events import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from datasets import Dataset
     from rich.console import Console
     from rich.text import Text
     from transformers import PreTrainedTokenizerBase
 
     from longline.data import Prepared
+    from longline.data.kinds import Kind
+    from longline.events import Column
 
 TRAINED, REJECTED, MASKED = "bold green", "bold red", "dim"
 SPECIAL = "magenta"
+SHOWN_TOKENS = 5
+"""Of so many tokens the further columns are shown."""
 
 
 @click.command("preview")
@@ -35,14 +41,14 @@ def command(config: Path, overrides: tuple[str, ...], rows: int, split: Literal[
 
     Trained tokens are bold green (bold red in answers that are rejected or bad), masked ones dim, special tokens magenta.
     Without colour, ⟦ and ⟧ stand around what is trained. A prompt for generation is followed by the columns that reward
-    functions get.
+    functions get, and every row by the further columns that are kept.
     """
     from rich.console import Console
 
     from longline.data.summary import summary
     from longline.run import prepare
 
-    tokenizer, data = prepare(load(config, overrides), "preview")
+    kind, tokenizer, data = prepare(load(config, overrides), "preview")
     dataset = data.train if split == "train" else data.eval
     if dataset is None:
         raise ConfigError("there is no evaluation data", hint="set data.eval or data.eval_fraction, or leave out --split")
@@ -50,7 +56,7 @@ def command(config: Path, overrides: tuple[str, ...], rows: int, split: Literal[
         raise ConfigError(f"--index {index}: {split} has {len(dataset)} rows, numbered from 0")
     console = Console(highlight=False, soft_wrap=True)
     for number in range(index, min(index + rows, len(dataset))):
-        for heading, text in _samples(console, tokenizer, data, split, number, dataset[number]):
+        for heading, text in _samples(console, tokenizer, data, kind, split, dataset, number):
             console.print(heading, style="bold")
             console.print(text)
             console.print()
@@ -62,43 +68,49 @@ def _samples(
     console: Console,
     tokenizer: PreTrainedTokenizerBase,
     data: Prepared,
+    kind: Kind,
     split: Literal["train", "eval"],
+    dataset: Dataset,
     number: int,
-    row: Mapping[str, Any],
 ) -> Iterator[tuple[str, Text]]:
     """Each sample of a row, with a heading that says where it comes from."""
-    lengths = row.get("seq_lengths") or [len(row["input_ids"])]
-    labels = row.get("labels") or [-100] * len(row["input_ids"])
-    parts = _parts(data.report.layout, row, len(lengths))
-    row_ids = row["row_ids"] if len(row["row_ids"]) == len(lengths) else row["row_ids"] * len(lengths)
+    row = dataset[number]
+    labels = row.get("labels") or [IGNORED] * len(row["input_ids"])
+    shown = kind.shown(row)
+    row_ids = row["row_ids"] if len(row["row_ids"]) == len(shown) else row["row_ids"] * len(shown)
     start = 0
-    for length, row_id, (part, style) in zip(lengths, row_ids, parts, strict=True):
-        ids, own = row["input_ids"][start : start + length], labels[start : start + length]
-        start += length
-        trained = f", {sum(label != -100 for label in own)} trained" if "labels" in row else ""
-        heading = f"{split} row {number}{part}: {data.origin(split, row_id)}: {length} tokens{trained}"
-        text = _marked(console, tokenizer, ids, own, style)
-        yield heading.replace("[", r"\["), text.append_text(_columns(row["row"])) if "row" in row else text
+    for position, (part, row_id) in enumerate(zip(shown, row_ids, strict=True)):
+        inside = slice(start, start := start + part.length)
+        ids, own = row["input_ids"][inside], labels[inside]
+        trained = f", {sum(label != IGNORED for label in own)} trained" if "labels" in row else ""
+        heading = f"{split} row {number}{part.name}: {data.origin(split, row_id)}: {part.length} tokens{trained}"
+        text = _marked(console, tokenizer, ids, own, REJECTED if part.bad else TRAINED)
+        values = {**kind.values(row), **_kept(data.columns, row, inside, own, position)}
+        yield heading.replace("[", r"\["), text.append_text(_lines(values))
 
 
-def _parts(layout: str, row: Mapping[str, Any], count: int) -> list[tuple[str, str]]:
-    """What each sample of a row is called behind its number, and the style of what is trained in it."""
-    if layout == "pairs":
-        return [(", chosen", TRAINED), (", rejected", REJECTED)]
-    if layout == "labelled":
-        return [(", label true", TRAINED) if row["label"] else (", label false", REJECTED)]
-    names = [f", sample {position} of {count}" for position in range(1, count + 1)] if count > 1 else [""]
-    return [(name, TRAINED) for name in names]
+def _kept(
+    columns: Sequence[Column], row: Mapping[str, Any], inside: slice, labels: Sequence[int], position: int
+) -> dict[str, Any]:
+    """The further columns of a sample; of those that are aligned to tokens the values of the first that are trained."""
+    found: dict[str, Any] = {}
+    for column in columns:
+        value = row[column.name]
+        if column.align == "token":
+            own = [item for item, label in zip(value[inside], labels, strict=True) if label != IGNORED] or value[inside]
+            found[f"{column.name}, first trained tokens"] = own[:SHOWN_TOKENS]
+        else:
+            found[column.name] = value[position] if "seq_lengths" in row and len(row["row_ids"]) > 1 else value
+    return found
 
 
-def _columns(text: str) -> Text:
-    """The columns of a prompt's row beside the prompt, one a line."""
+def _lines(values: Mapping[str, Any]) -> Text:
+    """Values one a line, each behind its name."""
     from rich.text import Text
 
     shown = Text()
-    for name, value in json.loads(text).items():
-        if name != "prompt":
-            shown.append(f"\n  {name}: ", style=MASKED).append(json.dumps(value, ensure_ascii=False))
+    for name, value in values.items():
+        shown.append(f"\n  {name}: ", style=MASKED).append(json.dumps(value, ensure_ascii=False, default=str))
     return shown
 
 
@@ -111,7 +123,7 @@ def _marked(
     unicode = (console.encoding or "").lower().replace("-", "") == "utf8"
     opening, closing = ("", "") if console.color_system else ("⟦", "⟧") if unicode else ("[[", "]]")
     text = Text()
-    for trained, group in itertools.groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != -100):
+    for trained, group in itertools.groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED):
         text.append(opening if trained else "")
         tokens = [token for token, _ in group]
         for special, run in itertools.groupby(tokens, key=lambda token: token in tokenizer.all_special_ids):

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longline.config import doors
 from longline.config.attention import ATTENTION, lookup
 from longline.config.dump import looks_local
 from longline.config.explain import nearest
 from longline.config.method import find
+from longline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,6 +213,33 @@ def missing_data(text: str) -> tuple[str, str | None] | None:
     if path.is_file() and path.stat().st_size == 0:
         return f"the file {text} is empty", None
     return None
+
+
+@_check("data.train", "data.eval")
+def formats_are_installed(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A format comes with the core or with another distribution."""
+    for part in ("train", "eval"):
+        for index, source in enumerate(getattr(loaded.config.data, part)):
+            if source.format == "auto":
+                continue
+            try:
+                doors.find("longline.formats", source.format, "format")
+            except ConfigError as error:
+                yield loaded.problem(error.problems[0].message, "data", part, index, "format", hint=error.hint)
+
+
+@_check("data.keep")
+def kept_columns_fit(loaded: LoadedConfig) -> Iterator[Problem]:
+    """A further column has one name, and what it holds fits together."""
+    keep = loaded.config.data.keep
+    for index, column in enumerate(keep):
+        place = ("data", "keep", index)
+        if column.name in [other.name for other in keep[:index]]:
+            yield loaded.problem(f"{column.name!r} is kept twice", *place, hint="remove one of them")
+        if column.dtype == "text" and (column.align == "token" or column.width is not None):
+            yield loaded.problem("text is one value for each row", *place, hint="remove its width and `align: token`")
+        if column.dtype is None and column.width is not None:
+            yield loaded.problem("a width needs a dtype", *place, "width", hint="give both, or let the data say both")
 
 
 @_check("data.eval", "data.eval_fraction")

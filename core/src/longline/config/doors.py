@@ -27,7 +27,7 @@ def own(group: str) -> Mapping[str, EntryPoint]:
     import importlib_metadata
 
     found = importlib_metadata.distribution(CORE).entry_points.select(group=group)
-    return {entry.name: entry for entry in found}
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
 
 
 def offers(group: str) -> dict[str, list[EntryPoint]]:

@@ -40,6 +40,12 @@ def find(name: str) -> Method:
     return method
 
 
+def brought_by(name: str) -> str:
+    """The name of the distribution that brings a method."""
+    entry = doors.find(GROUP, name, WHAT, ELSEWHERE)
+    return entry.dist.name if entry.dist else doors.CORE
+
+
 def names() -> list[str]:
     """Every method that is installed, by metadata alone: the core's first, then others'."""
     return list(doors.offers(GROUP))

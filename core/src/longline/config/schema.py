@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from longline.config import fields
+from longline.config import doors, fields
 from longline.config.sections import Config, PluginEntry
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def build_schema(option_models: Mapping[str, type[BaseModel]], methods: Mapping[
     definitions = schema["$defs"]
     del definitions["PluginEntry"]
     properties = schema["properties"]
-    for name in ("train", "eval"):
+    for name in ("train", "eval", "keep"):
         _one_or_more(definitions["DataSection"]["properties"][name])
+    definitions["SourceSection"]["properties"]["format"]["examples"] = ["auto", *sorted(doors.offers("longline.formats"))]
     _one_or_more(properties["rewards"])
     _trainers(schema, definitions, methods)
     adapter = definitions["AdapterSection"]

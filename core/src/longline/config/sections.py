@@ -13,18 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
-Format = Literal[
-    "auto",
-    "chat",
-    "alpaca",
-    "prompt_completion",
-    "completion",
-    "segments",
-    "tokenized",
-    "preference",
-    "unpaired",
-    "prompts",
-]
+ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
 
 
 class Section(BaseModel):
@@ -137,8 +126,8 @@ class SourceSection(Section):
 
     path: Annotated[str, Field(min_length=1)]
     """A file, a folder, a glob, an fsspec url, or a hub id. JSONL, JSON, CSV, Parquet, Arrow, text; also compressed."""
-    format: Format = "auto"
-    """How a row is to be read; `auto` guesses from the columns and says what it guessed."""
+    format: Annotated[str, Field(min_length=1)] = "auto"
+    """How a row is to be read, by the name of an installed format; `auto` guesses from the columns and says what it guessed."""
     name: str | None = None
     """The configuration of a hub data set that has several."""
     split: str = "train"
@@ -155,6 +144,30 @@ class SourceSection(Section):
     """Take only the first `limit` rows."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """How often each row is seen in one epoch: 2 twice, 0.5 a fixed random half."""
+
+
+class KeepSection(Section):
+    """A further column of the data."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """The column of the rows, or what their format calls it."""
+    align: Literal["row", "token"] | None = None
+    """row: one value for each row; token: one for each of its tokens. Left out: as the first rows are, else row."""
+    dtype: ColumnType | None = None
+    """The type of a value, `text` or that of a number. Left out: as the first rows are."""
+    width: Annotated[int, Field(gt=0)] | None = None
+    """How many numbers a value is, where it is a vector."""
+    fill: Annotated[float, Field(allow_inf_nan=False)] = 0
+    """What stands where a batch is padded."""
+
+
+def _names(value: Any) -> Any:
+    """Accepts `keep: name`, and names within the list."""
+    if isinstance(value, (str, dict)):
+        value = [value]
+    if isinstance(value, list):
+        value = [{"name": item} if isinstance(item, str) else item for item in value]
+    return value
 
 
 def _one_or_more(value: Any) -> Any:
@@ -189,6 +202,8 @@ class DataSection(Section):
     """Put several samples into one row of `max_length`, isolated from each other."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be read: stop with its file and line, or leave it out, counted and listed."""
+    keep: Annotated[list[KeepSection], BeforeValidator(_names)] = []
+    """Further columns that reach the batch: names, or names with what they hold."""
     shuffle: bool = True
     """Mix the rows of all sources in an order fixed by `trainer.seed`, before packing."""
     add_eos: bool = True

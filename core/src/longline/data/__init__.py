@@ -1,6 +1,6 @@
 """Rows become tokens: sources, formats, masks, packing and the cache, behind one function.
 
-`prepare(section, tokenizer, layout=..., seed=...)` reads what the config names and returns a `Prepared`.
+`prepare(section, tokenizer, kind=..., seed=...)` reads what the config names and returns a `Prepared`.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from longline.data.template import ChatTemplate, Message, Rendering, Span, TemplateError
+from longline.data.template import ChatTemplate, Rendering, TemplateError
+from longline.data.values import Conversation, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,32 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from longline.config.sections import TrainOn
+    from longline.data.values import Message, Span
 
 _PROBE = "longline probe"
 _THINK = "</think>"
 _NO_THOUGHT = re.compile(r"\s*(<think>)?\s*(</think>)?\s*")
-
-
-@dataclass(slots=True)
-class Piece:
-    """Text with its learnt spans (of characters, sorted, apart) and where end-of-turn tokens start.
-
-    `chat`: a chat template wrote it, special tokens and all.
-    """
-
-    text: str
-    spans: list[Span]
-    terminators: list[int] = field(default_factory=list)
-    chat: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Messages as the template gets them, with one trained-or-masked override for each (None: as `train_on` says)."""
-
-    messages: list[Message]
-    overrides: list[bool | None]
-    tools: list[Any] | None = None
 
 
 def learnt_messages(conversation: Conversation, train_on: TrainOn) -> list[bool]:

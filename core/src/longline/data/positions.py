@@ -19,7 +19,7 @@ from tokenizers import models, normalizers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from longline.data.masks import Piece
+    from longline.data.values import Piece
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]

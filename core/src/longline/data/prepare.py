@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from longline.config import doors
 from longline.data import mixing
-from longline.data.cache import CacheBroken, Entry, cache_root, fingerprint, write
+from longline.data.keeping import Keeping
+from longline.data.masks import ChatMasker
 from longline.data.packing import Packs, efficiency, pack
 from longline.data.pipeline import SourceRun, Tools
-from longline.data.prepared import PACKED, Layout, Origins, Prepared, Table
-from longline.data.prompts import complete_rows
+from longline.data.prepared import Origins, Prepared, Table
 from longline.data.report import DataReport, SourceReport, SplitReport
-from longline.data.samples import SCHEMAS, Builder, Samples, record_batches
 from longline.data.sources import Source, open_source
+from longline.data.store.cache import CacheBroken, Entry, cache_root, fingerprint, write
+from longline.data.store.samples import Builder, Layout, Samples, record_batches
+from longline.data.tokenize import Encoder
 from longline.data.verdicts import judge
 from longline.errors import DataError
 
@@ -30,22 +34,52 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from longline.config.sections import DataSection, SourceSection
+    from longline.data.kinds import Kind
+    from longline.data.values import Packing
+    from longline.events import Column
 
 logger = logging.getLogger(__name__)
 Longs = NDArray[np.int64]
 
 
-def prepare(section: DataSection, tokenizer: PreTrainedTokenizerBase, *, layout: Layout, seed: int) -> Prepared:
-    """Read, tokenise, mask, mix and (unless `layout` is padded) pack the data that `section` names, or take it from the cache.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be made of the data: rows of a kind, packed or not, in an order fixed by the seed, with further columns.
 
-    Raises DataError for anything that is wrong with the data, naming files and lines. Without `section.cache`, or where the
-    cache can't be written, everything stays in memory.
+    `brought_by` is the distribution of the method, whose formats are guessed, too.
     """
+
+    kind: Kind
+    packing: Packing | None
+    seed: int
+    columns: tuple[Column, ...]
+    brought_by: str
+
+
+def prepare(
+    section: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kind: Kind,
+    seed: int,
+    packing: Packing | None = None,
+    columns: Sequence[Column] = (),
+    brought_by: str = doors.CORE,
+) -> Prepared:
+    """Read, tokenise, mask, mix and (with `packing`) pack the data that `section` names, or take it from the cache.
+
+    `columns` are further ones beside those of `section.keep`; `brought_by` is the distribution of the method, whose formats are
+    guessed beside the core's. Raises DataError for anything that is wrong with the data, naming files and lines. Without
+    `section.cache`, or where the cache can't be written, everything stays in memory.
+    """
+    if packing and not kind.packs:
+        raise DataError(f"rows of the kind {kind.name!r} cannot be packed", hint="remove data.packing")
+    wanted = Wanted(kind, packing, seed, tuple(columns), brought_by)
     opened = open_sources(section)
-    key = fingerprint(section, tokenizer, opened, layout=layout, seed=seed)
+    key = fingerprint(section, tokenizer, opened, wanted)
 
     def work(folder: Path | None = None) -> tuple[dict[str, Table], DataReport]:
-        return build(section, tokenizer, opened, layout=layout, seed=seed, key=key, folder=folder)
+        return build(section, tokenizer, opened, wanted, key=key, folder=folder)
 
     if not section.cache:
         return _in_memory(*work())
@@ -109,25 +143,29 @@ def build(
     section: DataSection,
     tokenizer: PreTrainedTokenizerBase,
     opened: dict[str, list[Source]],
+    wanted: Wanted,
     *,
-    layout: Layout,
-    seed: int,
     key: str = "",
     folder: Path | None = None,
 ) -> tuple[dict[str, Table], DataReport]:
     """Do the work without the cache. With a `folder` the tokens are kept in files there until the tables are written."""
     started = time.perf_counter()
-    report = DataReport(max_length=section.max_length, layout=layout, fingerprint=key)
-    tools = Tools.of(section, tokenizer, layout)
+    kind = wanted.kind
+    report = DataReport(max_length=section.max_length, layout=kind.layout(wanted.packing), fingerprint=key)
+    report.unit, report.learns = kind.unit, kind.learns
+    masker = ChatMasker(tokenizer) if tokenizer.chat_template else None
+    keeping = Keeping.of(section.keep, wanted.columns, kind, wanted.packing)
+    tools = Tools(section, Encoder(tokenizer), masker, kind, keeping, wanted.brought_by)
     samples = {
         split: _collect(tools, sections, opened[split], split, report, folder)
         for split, sections in (("train", section.train), ("eval", section.eval))
         if sections
     }
-    judge(section, report)
-    if layout == "prompts":
-        complete_rows(samples, opened)
-    tables = _tables(section, samples, opened, report, seed=seed, layout=layout)
+    report.columns = [asdict(column) for column in keeping.columns]
+    judge(section, kind, report)
+    kind.complete(samples, opened)
+    layout = Layout(kind, wanted.packing, tuple(keeping.columns))
+    tables = _tables(section, samples, opened, report, seed=wanted.seed, layout=layout)
     report.seconds = time.perf_counter() - started
     return tables, report
 
@@ -149,7 +187,7 @@ def _collect(
     folder: Path | None,
 ) -> Samples:
     """All samples of a split's sources."""
-    builder = Builder(folder, split)
+    builder = Builder(tools.kind, folder, split)
     with closing(builder):
         for number, (section, source) in enumerate(zip(sections, opened, strict=True)):
             account = SourceReport(section.path, split, weight=section.weight, fingerprint=source.fingerprint)
@@ -207,9 +245,9 @@ def _table(
         order = mixing.shuffled(order, seed)
     lengths = samples.lengths[order]
     rows = Packs.single(order)
-    longest = int(samples.widths(layout)[order].max())
+    longest = int(layout.kind.widths(samples)[order].max())
     counts = SplitReport(len(order), len(order), int(lengths.sum()), int(samples.trained[order].sum()), longest)
-    if layout in PACKED:
+    if layout.packing:
         packs = pack(lengths, section.max_length)
         packs = mixing.shuffled_packs(packs, seed) if section.shuffle and split == "train" else mixing.sorted_packs(packs)
         rows = Packs(order[packs.members], packs.edges)
@@ -217,8 +255,8 @@ def _table(
         counts.efficiency = efficiency(lengths, len(packs), section.max_length)
     numbers = np.full(len(samples), -1, dtype=np.int32)
     numbers[positions] = np.arange(len(positions))
-    batches = record_batches(samples, rows, numbers, layout=layout)
-    return Table(batches, SCHEMAS[layout], counts, _origins(samples, opened, positions))
+    batches = record_batches(samples, rows, numbers, layout)
+    return Table(batches, layout.schema, counts, _origins(samples, opened, positions))
 
 
 def _origins(samples: Samples, opened: Sequence[Source], positions: Longs) -> Origins:

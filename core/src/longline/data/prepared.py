@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from longline.events import Column
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -15,11 +17,7 @@ if TYPE_CHECKING:
 
     from longline.data.report import DataReport, SplitReport
 
-Layout = Literal["padded", "rows", "flat", "pairs", "labelled", "prompts"]
-"""How rows are laid out: samples one by one (padded) or packed (rows, flat), pairs of answers, labelled answers, prompts."""
 Split = Literal["train", "eval"]
-PACKED: frozenset[Layout] = frozenset({"rows", "flat"})
-"""The layouts in which several samples share a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,26 @@ class Origins:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run, ready for a `Collator` of the same layout.
+    """The data of a run, ready for a `Collator` of the same kind of row and packing.
 
-    `train` and `eval` have the columns input_ids and labels (list<int32>, -100 where masked), length (int32), row_ids
-    (list<int32>: the samples in the row) and, when packed, seq_lengths (list<int32>).
+    `train` and `eval` have the columns input_ids and, where tokens are learnt, labels (list<int32>, -100 where masked), length
+    (int32), row_ids (list<int32>: the samples in the row); when packed seq_lengths (list<int32>), else what the kind of row has
+    beside them; and the further columns, those of tokens and packed ones as lists.
 
-    In the layout `pairs` a row is the chosen text and behind it the rejected one, of seq_lengths tokens, both with the prompt;
-    its length is that of the longer one. `labelled` has a bool column `label` too. `prompts` has no labels: input_ids are the
-    prompt up to where the answer begins, and `row` is the JSON text of what reward functions get.
+    A pair is the chosen text and behind it the rejected one, of seq_lengths tokens, both with the prompt; its length is that of
+    the longer one. A labelled answer has a bool column `label`. A prompt has no labels: input_ids are the prompt up to where the
+    answer begins, and `row` is the JSON text of what reward functions get.
     """
 
     train: Dataset
     eval: Dataset | None
     report: DataReport
     origins: dict[str, Origins]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The further columns, as a `Collator` takes them."""
+        return tuple(Column(**column) for column in self.report.columns)
 
     def origin(self, split: Split, row_id: int) -> str:
         """`file:line` of a sample. Raises KeyError for a split that is not there, IndexError for a sample that is not."""

@@ -28,12 +28,13 @@ class SourceReport:
     `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked (in answers to compare it is
     learnt). Rows are pairs, labelled answers or prompts where the method asks for these; the tokens of a pair are those of
     both answers, each with the prompt. `identical` pairs do not differ within max_length and are left out; `good` counts
-    the labels that are true.
+    the labels that are true, and `detail` is what the kind of row says of what was kept.
     """
 
     name: str
     split: str
     format: str = ""
+    ends_turns: bool = False
     guessed: bool = False
     note: str = ""
     weight: float = 1.0
@@ -48,6 +49,7 @@ class SourceReport:
     identical: int = 0
     identical_rows: list[str] = field(default_factory=list)
     good: int = 0
+    detail: str = ""
     tokens: int = 0
     trained_tokens: int = 0
     terminators: int = 0
@@ -60,6 +62,13 @@ class SourceReport:
         self.bad += 1
         if len(self.bad_rows) < LISTED_BAD_ROWS:
             self.bad_rows.append(BadRow(where, reason))
+
+    def leave_out(self, fault: str, where: str) -> None:
+        """Count a sample that is left out, and list it while there is room; `fault` is untrained or identical."""
+        setattr(self, fault, getattr(self, fault) + 1)
+        listed: list[str] = getattr(self, f"{fault}_rows")
+        if len(listed) < LISTED_BAD_ROWS:
+            listed.append(where)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SourceReport:
@@ -85,13 +94,20 @@ class SplitReport:
 
 @dataclass(slots=True)
 class DataReport:
-    """The whole account; `sources` lists the train sources first, then the eval sources."""
+    """The whole account; `sources` lists the train sources first, then the eval sources.
+
+    `unit` is what is counted, in the plural, and empty for samples; `learns` says whether tokens are
+    learnt; `columns` are the further ones that are kept.
+    """
 
     sources: list[SourceReport] = field(default_factory=list)
     train: SplitReport = field(default_factory=SplitReport)
     eval: SplitReport | None = None
     max_length: int = 0
     layout: str = "padded"
+    unit: str = ""
+    learns: bool = True
+    columns: list[dict[str, Any]] = field(default_factory=list)
     fingerprint: str = ""
     cache_hit: bool = False
     cache_path: str | None = None

@@ -15,6 +15,7 @@ import xxhash
 
 from longline import upstream
 from longline.data.readers import READERS, is_padded, kind_of, read_file
+from longline.data.values import Place
 from longline.errors import DataError, remedy_of
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _USERINFO = re.compile(r"//[^/@\s]*@")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row comes from: `file` is an index into the source's `files`, `line` counts from 1."""
-
-    file: int
-    line: int
 
 
 class Source(Protocol):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from longline.data.keeping import described
+
 if TYPE_CHECKING:
     from longline.data.report import DataReport, SourceReport, SplitReport
-
-_UNITS = {"pairs": "pairs", "labelled": "labelled answers", "prompts": "prompts"}
-"""What a row of a layout is called; else it is a sample."""
 
 
 def summary(report: DataReport, *, warnings: bool = True) -> list[str]:
     """Describe every source, every split, bad rows, warnings (a run raises them as alerts instead) and the cache."""
     lines = []
     for source in report.sources:
-        lines.extend(_source(source, report.layout))
+        lines.extend(_source(source, report))
     lines.append(_split("train", report.train, report))
     if report.eval is not None:
         lines.append(_split("eval", report.eval, report))
+    lines.extend(f"kept {column['name']}: {described(column)}" for column in report.columns)
     lines.extend(f"warning: {text}" for text in report.warnings if warnings)
     where = (
         "not kept" if report.cache_path is None else f"{'taken from' if report.cache_hit else 'kept in'} {report.cache_path}"
@@ -27,7 +27,7 @@ def summary(report: DataReport, *, warnings: bool = True) -> list[str]:
     return lines
 
 
-def _source(source: SourceReport, layout: str) -> list[str]:
+def _source(source: SourceReport, report: DataReport) -> list[str]:
     """Show what came of one source, then its bad rows."""
     how = f"{source.format}{' (guessed)' if source.guessed else ''}{', ' + source.note if source.note else ''}"
     weight = f", weight {source.weight:g}" if source.weight != 1 else ""
@@ -36,8 +36,8 @@ def _source(source: SourceReport, layout: str) -> list[str]:
     counts["without anything to learn, left out"] = source.untrained
     counts["with answers that are the same within max_length, left out"] = source.identical
     facts += [f"{count} {what}" for what, count in counts.items() if count]
-    labels = f" ({source.good} good, {source.kept - source.good} bad)" if layout == "labelled" else ""
-    facts.append(f"{source.kept} {_UNITS.get(layout, '')} kept{labels}: ".replace("  ", " ") + _tokens(source, layout))
+    detail = f" ({source.detail})" if source.detail else ""
+    facts.append(f"{source.kept} {report.unit} kept{detail}: ".replace("  ", " ") + _tokens(source, report))
     lines = [f"{source.split} {source.name}: {how}{weight}", "  " + ", ".join(facts)]
     lines += [f"  bad: {row}" for row in source.bad_rows]
     if source.bad > len(source.bad_rows):
@@ -45,16 +45,16 @@ def _source(source: SourceReport, layout: str) -> list[str]:
     return lines
 
 
-def _tokens(counts: SourceReport | SplitReport, layout: str) -> str:
-    """How many tokens there are, and how many of them are learnt unless they are prompts."""
-    if layout == "prompts":
+def _tokens(counts: SourceReport | SplitReport, report: DataReport) -> str:
+    """How many tokens there are, and how many of them are learnt where any can be."""
+    if not report.learns:
         return f"{counts.tokens} tokens"
     share = counts.trained_tokens / counts.tokens if counts.tokens else 0.0
     return f"{counts.tokens} tokens, {counts.trained_tokens} trained ({share:.1%})"
 
 
 def _split(name: str, split: SplitReport, report: DataReport) -> str:
-    text = f"{name}: {split.samples} {_UNITS.get(report.layout, 'samples')}, {_tokens(split, report.layout)}"
+    text = f"{name}: {split.samples} {report.unit or 'samples'}, {_tokens(split, report)}"
     text += f", longest {split.longest} of {report.max_length}"
     if split.efficiency is not None:
         text += f", in {split.packs} packs, {split.efficiency:.1%} full"

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from jinja2.parser import Parser
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
-Span = tuple[int, int]
+    from longline.data.values import Message, Span
 
 CHECK_FIRST, CHECK_EVERY = 64, 16
 

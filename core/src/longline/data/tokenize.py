@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
 from longline.data.positions import Finder
-from longline.data.samples import IGNORED
+from longline.data.values import Tokens
 from longline.errors import DataError
+from longline.events import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from longline.data.masks import Piece
     from longline.data.positions import Found
-
-Ints = NDArray[np.int32]
-
-
-@dataclass(slots=True)
-class Tokens:
-    """One sample: ids and labels (int32, equally long), and how many end-of-turn tokens are learnt.
-
-    `straddles`: a token starts before a learnt span and ends in it; it is masked unless `encode` was told otherwise.
-    """
-
-    ids: Ints
-    labels: Ints
-    terminators: int = 0
-    truncated: bool = False
-    straddles: bool = False
+    from longline.data.values import Piece
 
 
 class Encoder:
@@ -103,10 +86,11 @@ def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], 
     if prefix and ids[: len(prefix)].tolist() != prefix:
         ids = np.concatenate([np.array(prefix, dtype=np.int32), ids])
         labels = np.concatenate([np.full(len(prefix), IGNORED, dtype=np.int32), labels])
-    truncated = limit is not None and len(ids) > limit
+    whole = len(ids)
+    truncated = limit is not None and whole > limit
     if truncated:
         ids, labels = ids[:limit], labels[:limit]
     if len(labels):
         labels[0] = IGNORED
     learnt_ends = sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends)
-    return Tokens(ids, labels, learnt_ends, truncated, any(found.straddles))
+    return Tokens(ids, labels, learnt_ends, truncated, any(found.straddles), whole)

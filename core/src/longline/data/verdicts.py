@@ -9,21 +9,21 @@ from longline.errors import DataError
 
 if TYPE_CHECKING:
     from longline.config.sections import DataSection
+    from longline.data.kinds import Kind
     from longline.data.report import DataReport, SourceReport
 
 _LOSSES = ("rows", "bad", "dropped", "untrained", "identical", "truncated")
 
 
-def judge(section: DataSection, report: DataReport) -> None:
+def judge(section: DataSection, kind: Kind, report: DataReport) -> None:
     """Add warnings to the report. Raises DataError for bad rows that stop, and for a set that can't be trained on."""
     _refuse_bad_rows(section, report)
     for split in ("train", "eval"):
         if own := [source for source in report.sources if source.split == split]:
-            _refuse_empty(split, own, report)
+            _refuse_empty(split, own, kind)
     for source in report.sources:
-        _judge_source(source, report)
-    if report.layout == "labelled":
-        _judge_labels(report)
+        _judge_source(source, kind, report)
+    report.warnings.extend(kind.warnings(report))
 
 
 def _refuse_bad_rows(section: DataSection, report: DataReport) -> None:
@@ -40,31 +40,29 @@ def _refuse_bad_rows(section: DataSection, report: DataReport) -> None:
     report.warnings.append(f"{report.bad} rows could not be used and were left out")
 
 
-def _refuse_empty(split: str, own: list[SourceReport], report: DataReport) -> None:
+def _refuse_empty(split: str, own: list[SourceReport], kind: Kind) -> None:
     """A set of which nothing is learnt is a mistake."""
-    prompts = report.layout == "prompts"
-    if sum(source.kept if prompts else source.trained_tokens for source in own):
+    if sum(source.trained_tokens if kind.learns else source.kept for source in own):
         return
     counts = {name: sum(getattr(source, name) for source in own) for name in _LOSSES}
     what = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    if prompts:
-        raise DataError(f"no prompt of the {split} data is left ({what})", hint="look at data.max_length")
+    if not kind.learns:
+        raise DataError(f"no {kind.name} of the {split} data is left ({what})", hint="look at data.max_length")
     raise DataError(f"nothing of the {split} data is learnt ({what})", hint="look at data.train_on and data.max_length")
 
 
-def _judge_source(source: SourceReport, report: DataReport) -> None:
+def _judge_source(source: SourceReport, kind: Kind, report: DataReport) -> None:
     """A source in which no answer ever ends is a mistake; other oddities are warned about."""
-    if source.format == "chat" and source.split == "train" and source.kept and not source.terminators:
+    if source.ends_turns and source.split == "train" and source.kept and not source.terminators:
         raise DataError(
             f"{source.name}: no answer's end-of-turn token is learnt, so the model would never learn to stop "
             f"({source.truncated} of {source.kept} rows truncated)",
             hint="raise data.max_length, or look at whether the chat template ends answers with a token of this tokenizer",
         )
     if source.straddling:
-        kept = "learnt in both" if report.layout == "pairs" else "learnt" if report.layout == "labelled" else "masked"
         report.warnings.append(
             f"{source.name}: in {source.straddling} rows a token joins the end of what is masked with the start of what is "
-            f"learnt, and is {kept}; where a space is between them, put it at the start of what is learnt"
+            f"learnt, and is {kind.straddling}; where a space is between them, put it at the start of what is learnt"
         )
     if source.untrained:
         where = ", ".join(source.untrained_rows[:3]) + (" ..." if source.untrained > 3 else "")
@@ -75,15 +73,4 @@ def _judge_source(source: SourceReport, report: DataReport) -> None:
             f"{source.name}: in {source.identical} pairs chosen and rejected are the same within max_length; "
             f"they were left out ({where})"
         )
-    if report.layout in ("pairs", "labelled") and source.kept and source.truncated >= source.kept:
-        report.warnings.append(f"{source.name}: every answer is cut at max_length, so the model never sees one end")
-
-
-def _judge_labels(report: DataReport) -> None:
-    """KTO compares good answers with bad ones."""
-    own = [source for source in report.sources if source.split == "train"]
-    good, kept = sum(source.good for source in own), sum(source.kept for source in own)
-    if kept and good in (0, kept):
-        report.warnings.append(
-            f"every label of the train data is {str(bool(good)).lower()}: kto wants both good and bad answers"
-        )
+    report.warnings.extend(kind.source_warnings(source))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from longline import stages
 from longline.errors import ConfigError, DataError
+from longline.events import IGNORED
 from longline.inference.answers import Sampling, answer_all
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def measure_loss(
 
     from longline.data.collate import Collator
 
-    collate = Collator(pad_token_id=int(tokenizer.pad_token_id), layout="padded")
+    collate = Collator(pad_token_id=int(tokenizer.pad_token_id))
     loss, right, count = 0.0, 0, 0
     for start in range(0, len(rows), batch_size):
         batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
@@ -58,7 +59,7 @@ def measure_loss(
         labels = batch["labels"][:, 1:].to(model.device)
         with torch.inference_mode():
             logits = model(**inputs).logits[:, :-1].float()
-        trained = labels != -100
+        trained = labels != IGNORED
         loss += cross_entropy(logits[trained], labels[trained], reduction="sum").item()
         right += int((logits.argmax(-1) == labels)[trained].sum())
         count += int(trained.sum())
@@ -78,9 +79,9 @@ def examples(rows: Any, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     found = []
     for row in rows:
         ids, labels = row["input_ids"], row["labels"]
-        end = max((place for place, label in enumerate(labels) if label != -100), default=-1) + 1
+        end = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1) + 1
         start = end
-        while start > 0 and labels[start - 1] != -100:
+        while start > 0 and labels[start - 1] != IGNORED:
             start -= 1
         if 0 < start < end:
             found.append(Example(list(ids[:start]), _text(tokenizer, ids[start:end])))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
-"""The label of a token that is not learnt."""
+from longline.events import IGNORED
+
 CACHE = 2 * 1024 * 1024
 """Bytes of float32 logits at once on a CPU: what a core's cache holds."""
 ELSEWHERE = 256 * 1024 * 1024

@@ -17,7 +17,8 @@ from torch import nn
 
 from longline import upstream
 from longline.errors import ModelError
-from longline.loss.cross_entropy import IGNORED, can_overwrite, overwriting_loss
+from longline.events import IGNORED
+from longline.loss.cross_entropy import can_overwrite, overwriting_loss
 from longline.plan import MULTIPLE
 
 if TYPE_CHECKING:

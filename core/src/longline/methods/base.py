@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from longline.config.fields import LibraryField
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
+    from longline.events import Column
     from longline.plan import Machine, Plan
     from longline.trainers import Parts
 
@@ -104,6 +105,7 @@ class Method:
         name: what `method:` calls it; the name of its entry point.
         summary: what it is, in a few words.
         kind: the place of its kind of row.
+        columns: further columns of the data that its trainer needs beside those of its kind of row.
         packs: whether several samples may share a row.
         chooses_trained: whether `data.train_on` means anything.
         arguments: the place of the class that `trainer:` gives the fields of.
@@ -126,6 +128,7 @@ class Method:
     name: str = ""
     summary: str = ""
     kind: str = "longline.data.kinds.sample:SAMPLE"
+    columns: tuple[Column, ...] = ()
     packs: bool = False
     chooses_trained: bool = False
     arguments: str = "transformers.training_args:TrainingArguments"

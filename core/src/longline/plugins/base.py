@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from longline.config import sections
     from longline.errors import Problem
+    from longline.events import Column
     from longline.hookspecs import Ranks
     from longline.plan import Plan
 
@@ -49,6 +50,14 @@ class Plugin:
         A class writes `claims = frozenset({"loss"})`, or a property of its own where it depends on `self.config`.
         """
         return frozenset()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Further columns of the data that this plugin asks for, in every batch: `longline.Column(name, align, dtype ...)`.
+
+        A class writes `columns = (Column("score"),)`, or a property of its own where they depend on `self.config`.
+        """
+        return ()
 
     def check(self, config: sections.Config, plan: Plan) -> Iterable[Problem]:
         """What of a config this plugin cannot do, before a run: `longline check`, `plan` and `train` show the same.

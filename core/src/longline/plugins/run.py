@@ -27,7 +27,7 @@ from longline.process.signals import StopRequest
 if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
-    from longline.events import Role
+    from longline.events import Column, Role
     from longline.methods.base import Method, Output
     from longline.plan import Plan
     from longline.plugins.account import Account
@@ -74,6 +74,7 @@ class State:
         self.tuned: Path | None = None
         self.method = find(loaded.config.method)
         self.output: Output = self.method.output
+        self.columns: tuple[Column, ...] = ()
         self.seconds: Callable[[], dict[str, float]] = dict
         """How long each stage took so far."""
         self.trainer: Any = None
@@ -208,6 +209,11 @@ class Run:
     def tuned(self) -> Path | None:
         """The folder of tuned weights that evaluate, generate or merge load; None while training, or for the base."""
         return self._state.tuned
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The further columns that batches have, once the data is there: what data.keep, the method or a plugin asked for."""
+        return self._state.columns
 
     @property
     def plugins(self) -> tuple[LoadedPlugin, ...]:

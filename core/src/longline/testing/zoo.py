@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from longline import upstream
+from longline.events import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -154,17 +155,17 @@ def batches(model: PreTrainedModel, *, seed: int = 0) -> dict[str, dict[str, tor
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY - 32, (2, 16), generator=generator)
     labels = ids.clone()
-    labels[:, [0, 1, 2, 7]] = -100
+    labels[:, [0, 1, 2, 7]] = IGNORED
     mask = torch.ones_like(ids)
     mask[1, 12:] = 0
     padded = {
         "input_ids": ids.masked_fill(mask == 0, 0),
         "attention_mask": mask,
-        "labels": labels.masked_fill(mask == 0, -100),
+        "labels": labels.masked_fill(mask == 0, IGNORED),
     }
     lengths = ((9, 7), (4, 8, 4))
     positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
-    packed = {"input_ids": ids, "position_ids": positions, "labels": labels.masked_fill(positions == 0, -100)}
+    packed = {"input_ids": ids, "position_ids": positions, "labels": labels.masked_fill(positions == 0, IGNORED)}
     return {"padded": padded, "packed": packed}
 
 

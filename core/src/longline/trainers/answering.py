@@ -61,12 +61,19 @@ class AnsweringTrainer(TrlTrainer):
         start = self.accelerator.process_index * len(inputs)
         output["scores"] = self._scores[start : start + len(inputs)]
         output["row_ids"] = torch.tensor([row["row_ids"] for row in inputs])
+        # by row, since trl shuffles and splits what comes of a generation
+        self._kept = {row["row_ids"]: {name: row[name] for name in self._cells} for row in inputs} if self._cells else {}
         return output
+
+    def kept_cells(self) -> list[dict[str, Cell]]:
+        """What the rows had that the answers at hand were drawn for."""
+        return [self._kept[row] for row in self._answered] if self._kept else []
 
     def _prepare_inputs(self, inputs: Any) -> dict[str, Any]:
         """Let trl answer the prompts, and remember which rows they are and how many tokens."""
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
-        self._row_ids = sorted(set(prepared["row_ids"].tolist()))
+        self._answered = prepared["row_ids"].tolist()
+        self._row_ids = sorted(set(self._answered))
         self._batch_tokens = prepared["prompt_mask"].sum() + prepared["completion_mask"].sum()
         return prepared
 

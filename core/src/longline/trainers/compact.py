@@ -11,7 +11,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from longline import upstream
-from longline.loss.cross_entropy import IGNORED
+from longline.events import IGNORED
 from longline.loss.head import Targets, bare
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from longline import upstream
+from longline.events import IGNORED
 from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ConcatenatedTrainer(TrlTrainer):
 
 def by_sides(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A batch [2 * pairs, length] as trl's columns: input_ids, attention_mask and labels of either side, [pairs, length]."""
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
     columns = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
     return {
         f"{side}_{name}": half for name, values in columns.items() for side, half in zip(SIDES, values.chunk(2), strict=True)

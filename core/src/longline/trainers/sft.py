@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer
 
+from longline.events import IGNORED
 from longline.trainers.trainer import LonglineTrainer
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class SFTTrainer(LonglineTrainer, Trainer):
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch, and add its loss and its tokens to the sums."""
-        tokens = (inputs["labels"][..., 1:] != -100).sum()
+        tokens = (inputs["labels"][..., 1:] != IGNORED).sum()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if loss is not None and tokens:
             self._sums += torch.stack([loss.double() * tokens, tokens.double()])

@@ -24,7 +24,7 @@ from longline.trainers import plugin_states
 from longline.trainers.sampling import LengthGroupedSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from transformers import TrainingArguments
 
@@ -73,6 +73,7 @@ class LonglineTrainer(Trainer):
         self.describe_rows = describe_rows
         self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
         self._heard = run.listens("on_completions")
+        self._cells = [column.name for column in run.columns if column.align == "row" and column.width is None]
         self._noted: list[Callable[[], Iterable[dict[str, Cell]]]] = []
         self._row_ids: list[int] = []
         self._batch_tokens: torch.Tensor | None = None
@@ -125,7 +126,10 @@ class LonglineTrainer(Trainer):
             row_ids = inputs.pop("row_ids", None)
             self._batch_tokens = inputs.pop("token_count", None)
             self._row_ids = [] if row_ids is None else [row for row in row_ids.flatten().tolist() if row >= 0]
-            further: Any = super()._prepare_input(inputs.pop("columns", {}))
+            further = {
+                name: value.to(self.args.device) if isinstance(value, torch.Tensor) else value
+                for name, value in inputs.pop("columns", {}).items()
+            }
             self.columns = {**({} if row_ids is None else {"row_ids": row_ids}), **further}
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
@@ -188,8 +192,19 @@ class LonglineTrainer(Trainer):
         return self._heard and bool(self.model.training)  # type: ignore[union-attr]
 
     def note(self, rows: Callable[[], Iterable[dict[str, Cell]]]) -> None:
-        """Keep what makes rows, all with the same columns, for the on_completions of this step; called when the step is done."""
-        self._noted.append(rows)
+        """Keep what makes rows, all with the same columns, for the on_completions of this step; called when the step is done.
+
+        Rows are in the order of the batch's, and get its further columns that are one number or text for each row.
+        """
+        kept = self.kept_cells()
+        self._noted.append(lambda: _beside(rows(), kept))
+
+    def kept_cells(self) -> list[dict[str, Cell]]:
+        """The further columns of each row of the batch at hand that a cell can hold; empty when there are none."""
+        names = [name for name in self._cells if name in self.columns]
+        values = [self.columns[name] for name in names]
+        lists = [value if isinstance(value, list) else value.tolist() for value in values]
+        return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
 
     def take_noted(self) -> list[dict[str, Cell]]:
         """The rows noted since the last call, on all ranks; every rank must call it. What it costs is in the account."""
@@ -296,6 +311,12 @@ class LonglineTrainer(Trainer):
         if self.args.should_save:
             state = staging / f"checkpoint-{self.state.global_step}" / upstream.STATE_FILE
             self.state.save_to_json(str(state))
+
+
+def _beside(rows: Iterable[dict[str, Cell]], kept: Sequence[dict[str, Cell]]) -> Iterator[dict[str, Cell]]:
+    """Rows with what was kept for each; what the trainer itself says of a row comes first."""
+    for number, row in enumerate(rows):
+        yield {**row, **{name: value for name, value in kept[number].items() if name not in row}} if kept else row
 
 
 def _gathered(state_dict: dict[str, Any] | None) -> dict[str, Any] | None:

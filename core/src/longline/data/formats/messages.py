@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from longline.data.masks import Conversation
+from longline.data.values import Conversation, RowError
 
 if TYPE_CHECKING:
     from longline.config.sections import ColumnsSection
+    from longline.data.formats.base import Opened
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 Override = bool | None
@@ -36,10 +37,6 @@ ROLES = {
 """The role names that data sets use, to ours."""
 
 CALLING_ROLES = ("function_call", "tool_call")
-
-
-class RowError(Exception):
-    """A row can't be used; the message says why, the caller knows where."""
 
 
 def text_field(row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
@@ -74,6 +71,11 @@ class ChatReader:
         self._needs_answer = needs_answer
         self._padded = padded
         self._train_key = names.train or "train"
+
+    @classmethod
+    def of(cls, opened: Opened) -> ChatReader:
+        """The reader of a source of samples to learn from."""
+        return cls(opened.names, opened.roles, needs_answer=opened.train_on != "all", padded=opened.padded)
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
         """The conversation in the row's message column. Raises RowError."""

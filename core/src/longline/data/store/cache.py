@@ -9,22 +9,30 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import xxhash
 
+from longline.config import doors
+from longline.config.doors import distribution
+from longline.data import formats
 from longline.data.prepared import Origins, Table
 from longline.data.report import DataReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from importlib_metadata import EntryPoint
     from transformers import PreTrainedTokenizerBase
 
     from longline.config.sections import DataSection
+    from longline.data.kinds import Kind
+    from longline.data.prepare import Wanted
     from longline.data.sources import Source
 
 BLOCK = 1 << 20
@@ -47,16 +55,20 @@ def cache_root(section: DataSection) -> Path:
 
 
 def fingerprint(
-    section: DataSection, tokenizer: PreTrainedTokenizerBase, opened: Mapping[str, list[Source]], *, layout: str, seed: int
+    section: DataSection, tokenizer: PreTrainedTokenizerBase, opened: Mapping[str, list[Source]], wanted: Wanted
 ) -> str:
     """A hash of content, options, tokenizer, and of the code that prepares: 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     options = section.model_dump(mode="json", exclude=_NOT_IN_KEY)
     sources = {split: [[source.fingerprint, source.files] for source in several] for split, several in opened.items()}
     libraries = {name: version(name) for name in _LIBRARIES}
-    facts = {"options": options, "sources": sources, "layout": layout, "seed": seed, "libraries": libraries}
+    facts = {"options": options, "sources": sources, "libraries": libraries, "seed": wanted.seed, "packing": wanted.packing}
+    facts |= {"kind": _class_of(wanted.kind), "columns": [asdict(column) for column in wanted.columns]}
+    foreign = _foreign_formats(section, wanted.brought_by)
+    facts["formats"] = [[entry.name, entry.value, distribution(entry)] for entry in foreign]
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    for part in (_tokenizer_state(tokenizer), _code()):
+    modules = {type(wanted.kind).__module__, *(entry.module for entry in foreign)}
+    for part in (_tokenizer_state(tokenizer), _code(), _foreign_code(modules)):
         digest.update(part)
     return digest.hexdigest()
 
@@ -69,11 +81,35 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     return (json.dumps(facts, sort_keys=True, default=str) + backend[backend.index('"added_tokens"') :]).encode()
 
 
+def _class_of(kind: Kind) -> str:
+    return f"{type(kind).__module__}:{type(kind).__qualname__}"
+
+
+def _foreign_formats(section: DataSection, brought_by: str) -> list[EntryPoint]:
+    """The formats of other distributions that may read a row."""
+    named = {source.format for source in (*section.train, *section.eval)}
+    own = doors.own(formats.GROUP)
+    found = [doors.find(formats.GROUP, name, "format") for name in sorted(named - own.keys() - {"auto"})]
+    if "auto" in named:
+        found += [entry for entry in formats.entries(brought_by) if entry.name not in own and entry not in found]
+    return found
+
+
 def _code() -> bytes:
-    """The source of this package: a changed line may change what is prepared."""
+    """The source of the data package: a changed line may change what is prepared."""
     digest = xxhash.xxh3_128()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def _foreign_code(modules: Iterable[str]) -> bytes:
+    """The source of what other distributions bring: its version alone says nothing while it is being written."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(modules):
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+            digest.update(Path(spec.origin).read_bytes())
     return digest.digest()
 
 

@@ -1,22 +1,23 @@
-"""Rows of preferences and prompts: a pair of answers, one answer with a label, or a prompt alone."""
+"""Reads prompts and answers: a pair of answers, one answer with a label, or a prompt alone."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from longline.data.chat import ChatReader, RowError, present, text_field
-from longline.data.masks import Conversation, Piece
-from longline.data.prompts import PromptRow
+from longline.data.formats.messages import ChatReader, present, text_field
+from longline.data.formats.texts import behind
+from longline.data.kinds.prompt import prompt_row
+from longline.data.values import Conversation, Piece, Row, RowError, Sample
+from longline.errors import DataError
 
 if TYPE_CHECKING:
-    from longline.data.chat import Override
-    from longline.data.shapes import Shape
+    from longline.data.formats.base import Opened
+    from longline.data.formats.messages import Override
+    from longline.data.formats.source_columns import SourceColumns
 
-Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
 
 _ANSWER_MARK, _QUESTION_MARK = "\n\nAssistant:", "\n\nHuman:"
@@ -24,70 +25,67 @@ _SPACELESS = 0x2E80
 """From this code point on scripts are written without spaces, so any place between two characters is a border."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two answers to one prompt, each together with it."""
-
-    chosen: Conversation | Piece
-    rejected: Conversation | Piece
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """One answer with its prompt; `label` True means it is a good one."""
-
-    sample: Conversation | Piece
-    label: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt alone, with the row that it came with."""
-
-    prompt: Conversation | Piece
-    row: PromptRow
-
-
-class PreferenceReader:
+class AnswerReader:
     """Reads the rows of one source whose columns are known. Every method raises RowError for a row that is broken."""
 
-    def __init__(self, shape: Shape, chat: ChatReader) -> None:
-        self._shape = shape
+    def __init__(self, names: SourceColumns, chat: ChatReader, has_template: bool = True) -> None:
+        self._names = names
         self._chat = chat
+        self._has_template = has_template
 
-    def pair(self, row: Row) -> Pair:
+    @classmethod
+    def of(cls, opened: Opened, columns: SourceColumns) -> AnswerReader:
+        """The reader of a source. Raises DataError where its columns need a chat template and there is none."""
+        if columns.chat and not opened.has_template:
+            raise DataError(
+                f"{opened.path}: a question or a system prompt needs a chat template, and the tokenizer has none",
+                hint="set model.tokenizer.chat_template, or take the text as it is with `columns: {prompt: ...}`",
+            )
+        names = opened.names.model_copy(update={"system": columns.system})
+        chat = ChatReader(names, opened.roles, needs_answer=False, padded=opened.padded)
+        return cls(columns, chat, opened.has_template)
+
+    def note(self, plain: int, chats: int) -> str:
+        """How many prompts went through the chat template."""
+        if chats:
+            return "through the chat template" + (f", but {plain} as plain text" if plain else "")
+        if not plain:
+            return ""
+        prompt = self._names.prompt
+        way = f": `columns: {{question: {prompt}}}` would use it" if prompt else ""
+        return "as plain text" + (f", without the chat template{way}" if self._has_template else "")
+
+    def pair(self, row: Row) -> Sample:
         """A row with a chosen and a rejected answer."""
-        shape = self._shape
-        chosen, rejected = (self._answer(row, key) for key in (shape.chosen, shape.rejected))
+        names = self._names
+        chosen, rejected = (self._answer(row, key) for key in (names.chosen, names.rejected))
         if isinstance(chosen, str) != isinstance(rejected, str):
-            raise RowError(f"{shape.chosen!r} and {shape.rejected!r} must both be text or both be messages")
+            raise RowError(f"{names.chosen!r} and {names.rejected!r} must both be text or both be messages")
         if chosen == rejected:
-            raise RowError(f"{shape.chosen!r} and {shape.rejected!r} are the same")
-        answers = {shape.chosen: chosen, shape.rejected: rejected}
-        return Pair(*self._samples(row, answers))
+            raise RowError(f"{names.chosen!r} and {names.rejected!r} are the same")
+        return Sample(tuple(self._samples(row, {names.chosen: chosen, names.rejected: rejected})))
 
-    def labelled(self, row: Row) -> Labelled:
+    def labelled(self, row: Row) -> Sample:
         """A row with one answer and a label."""
-        shape = self._shape
-        label = _label(present(row, shape.label), shape.label)
-        if shape.completion is None:
-            key = str(shape.prompt)
+        names = self._names
+        label = {"label": _label(present(row, names.label), names.label)}
+        if names.completion is None:
+            key = str(names.prompt)
             prompt, answer = _last_answer(self._messages(row, key), key)
-            return Labelled(self._conversation(row, prompt, answer, key), label)
-        [sample] = self._samples(row, {shape.completion: self._answer(row, shape.completion)})
-        return Labelled(sample, label)
+            return Sample((self._conversation(row, prompt, answer, key),), label)
+        return Sample(tuple(self._samples(row, {names.completion: self._answer(row, names.completion)})), label)
 
-    def asked(self, row: Row) -> Asked:
+    def asked(self, row: Row) -> Sample:
         """A row with a prompt."""
-        key = str(self._shape.prompt)
+        key = str(self._names.prompt)
         prompt = self._prompt(row, key)
         if isinstance(prompt, str):
             self._refuse_beside_text(row)
-            return Asked(Piece(prompt, []), PromptRow.of(row, prompt, chat=False))
+            return Sample((Piece(prompt, []),), prompt_row(row, prompt, chat=False))
         messages = self._with_system(row, prompt)
         if messages[-1]["role"] == "assistant":
             raise RowError(f"{key!r} ends with an answer, so there is nothing left to ask")
-        return Asked(Conversation(messages, [None] * len(messages)), PromptRow.of(row, messages, chat=True))
+        return Sample((Conversation(messages, [None] * len(messages)),), prompt_row(row, messages, chat=True))
 
     # --- prompt and answers -----------------------------------------------------------------------
 
@@ -112,20 +110,20 @@ class PreferenceReader:
         if isinstance(present(row, key), (list, Mapping)):
             return self._messages(row, key)
         text = text_field(row, key)
-        further = self._shape.further
+        further = self._names.further
         if further and row.get(further) is not None and text_field(row, further, empty=True).strip():
             text = f"{text}\n\n{row[further]}"
-        return [{"role": "user", "content": text}] if self._shape.chat else text
+        return [{"role": "user", "content": text}] if self._names.chat else text
 
     def _samples(self, row: Row, answers: Mapping[str, str | Messages]) -> list[Conversation | Piece]:
         """Each answer behind the prompt that they share; `answers` by the names of their columns."""
         texts = {key: answer for key, answer in answers.items() if isinstance(answer, str)}
-        if self._shape.prompt is None and texts:
+        if self._names.prompt is None and texts:
             return self._split_texts(row, texts)
-        prompt = None if self._shape.prompt is None else self._prompt(row, self._shape.prompt)
+        prompt = None if self._names.prompt is None else self._prompt(row, self._names.prompt)
         if texts and isinstance(prompt, str):
             self._refuse_beside_text(row)
-            return [_behind(prompt, answer) for answer in texts.values()]
+            return [behind(prompt, answer) for answer in texts.values()]
         messages = {key: _as_messages(answer) for key, answer in answers.items()}
         shared, messages = self._shared(prompt, messages)
         return [self._conversation(row, shared, answer, key) for key, answer in messages.items()]
@@ -141,8 +139,8 @@ class PreferenceReader:
             common, rest = begun, {key: answer}
         else:
             common, rest = _split_messages(answers)
-        if prompt is not None and not self._shape.loose:
-            _refuse_other(prompt, common, str(self._shape.prompt), " and ".join(map(repr, answers)))
+        if prompt is not None and not self._names.loose:
+            _refuse_other(prompt, common, str(self._names.prompt), " and ".join(map(repr, answers)))
         return common, rest
 
     def _with_system(self, row: Row, messages: Messages) -> Messages:
@@ -177,7 +175,7 @@ class PreferenceReader:
         for key, answer in answers.items():
             if not answer[len(prompt) :].strip():
                 raise RowError(f"{key!r} has no answer behind what both begin with")
-        return [_behind(prompt, answer[len(prompt) :]) for answer in answers.values()]
+        return [behind(prompt, answer[len(prompt) :]) for answer in answers.values()]
 
 
 def common_prompt(first: str, second: str) -> str:
@@ -202,11 +200,6 @@ def _inside_word(text: str, position: int) -> bool:
     """Whether a word goes on at `position`."""
     around = text[position - 1 : position + 1]
     return len(around) == 2 and all(re.match(r"\w|'", letter) and ord(letter) < _SPACELESS for letter in around)
-
-
-def _behind(prompt: str, answer: str) -> Piece:
-    """Plain text of which the answer is learnt."""
-    return Piece(prompt + answer, [(len(prompt), len(prompt) + len(answer))])
 
 
 def _as_messages(answer: str | Messages) -> Messages:

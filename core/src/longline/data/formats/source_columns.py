@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longline.data.chat import MESSAGE_COLUMNS
+from longline.data.formats.messages import MESSAGE_COLUMNS
 from longline.errors import DataError
 from longline.methods.rewards import RESERVED
 
@@ -21,7 +21,7 @@ SYSTEM = ("system", "system_prompt")
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SourceColumns:
     """The columns of one source. `prompt` None: the answers are whole conversations or texts that begin with it.
 
     `chat`: text goes through the chat template. `loose`: the prompt column was only found, and whole conversations ignore it.
@@ -39,39 +39,33 @@ class Shape:
     label: str = "label"
 
 
-def fits(format_: str, names: ColumnsSection, found: Collection[str]) -> bool:
-    """Whether the columns `found` can be read as `format_`, one of preference, unpaired, prompts."""
-
-    def has(mapped: str | None, usual: Sequence[str]) -> bool:
-        return mapped in found if mapped else any(name in found for name in usual)
-
-    messages = has(names.messages, MESSAGE_COLUMNS)
-    if format_ == "preference":
-        return has(names.chosen, CHOSEN) and has(names.rejected, REJECTED)
-    if format_ == "unpaired":
-        return has(names.label, ("label",)) and (has(names.completion, COMPLETION) or messages)
-    return messages or has(names.prompt or names.question or names.instruction, ("prompt", *QUESTION))
+def has(found: Collection[str], mapped: str | None, usual: Sequence[str]) -> bool:
+    """Whether a column is there under the name that the config maps it to, else under any usual one."""
+    return mapped in found if mapped else any(name in found for name in usual)
 
 
-def resolve(format_: str, names: ColumnsSection, found: Collection[str], source: str) -> Shape:
-    """The columns to read. Raises DataError where two could be meant."""
-    prompt, asked, loose = _prompt(format_, names, found, source)
+def has_messages(names: ColumnsSection, found: Collection[str]) -> bool:
+    """Whether a column holds lists of messages."""
+    return has(found, names.messages, MESSAGE_COLUMNS)
+
+
+def prompt_columns(
+    names: ColumnsSection, found: Collection[str], source: str, *, asks: bool = False, held: bool = False
+) -> SourceColumns:
+    """The columns around the prompt. Raises DataError where two could be meant.
+
+    `asks`: a column `prompt` is the prompt, whatever questions stand beside it. `held`: messages that are mapped hold the answer.
+    """
+    prompt, asked, loose = _prompt(names, found, source, asks=asks, held=held)
     system = names.system or next((name for name in SYSTEM if name in found), None)
     alpaca = prompt == (names.instruction or "instruction") and "input" in found
     further = names.input or ("input" if asked and alpaca else None)
-    shape = Shape(prompt, asked or system is not None, further, system, loose)
-    if format_ == "preference":
-        chosen = _one(names.chosen, CHOSEN, found, source, "chosen")
-        return replace(shape, chosen=chosen, rejected=_one(names.rejected, REJECTED, found, source, "rejected"))
-    if format_ == "prompts":
-        _refuse_taken(prompt, found, source)
-        return replace(shape, prompt=prompt or "prompt")
-    completion = _one(names.completion, COMPLETION, found, source, "completion")
-    whole = loose and names.completion is None and completion not in found
-    return replace(shape, completion=None if whole else completion, label=names.label or "label")
+    return SourceColumns(prompt, asked or system is not None, further, system, loose)
 
 
-def _prompt(format_: str, names: ColumnsSection, found: Collection[str], source: str) -> tuple[str | None, bool, bool]:
+def _prompt(
+    names: ColumnsSection, found: Collection[str], source: str, *, asks: bool, held: bool
+) -> tuple[str | None, bool, bool]:
     """The column of the prompt, whether text in it is a user's question, and whether it was only found."""
     mapped = [name for name in (names.prompt, names.question, names.instruction) if name]
     if len(mapped) > 1:
@@ -79,7 +73,7 @@ def _prompt(format_: str, names: ColumnsSection, found: Collection[str], source:
     if mapped:
         return mapped[0], names.prompt is None, False
     asked = [name for name in QUESTION if name in found and not (name == "input" and "instruction" in found)]
-    if "prompt" in found and (format_ == "prompts" or not asked):
+    if "prompt" in found and (asks or not asked):
         return "prompt", False, False
     usual = [*(["prompt"] if "prompt" in found else []), *asked]
     if len(usual) > 1:
@@ -91,11 +85,11 @@ def _prompt(format_: str, names: ColumnsSection, found: Collection[str], source:
     if usual:
         return usual[0], True, False
     messages = (names.messages,) if names.messages else MESSAGE_COLUMNS
-    held = next((name for name in messages if name in found), None)
-    return (held, False, names.messages is None or format_ == "unpaired") if held else (None, False, False)
+    whole = next((name for name in messages if name in found), None)
+    return (whole, False, names.messages is None or held) if whole else (None, False, False)
 
 
-def _one(mapped: str | None, usual: Sequence[str], found: Collection[str], source: str, what: str) -> str:
+def one_column(mapped: str | None, usual: Sequence[str], found: Collection[str], source: str, what: str) -> str:
     """The column that is mapped, or else the only usual one that is there."""
     there = [name for name in usual if name in found]
     if mapped is None and len(there) > 1:
@@ -103,7 +97,7 @@ def _one(mapped: str | None, usual: Sequence[str], found: Collection[str], sourc
     return mapped or (there[0] if there else usual[0])
 
 
-def _refuse_taken(prompt: str | None, found: Collection[str], source: str) -> None:
+def refuse_taken(prompt: str | None, found: Collection[str], source: str) -> None:
     """A column that a reward function could not get under its name."""
     taken = sorted(RESERVED & set(found))
     if prompt != "prompt" and "prompt" in found:

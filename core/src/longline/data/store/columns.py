@@ -18,7 +18,7 @@ AT_ONCE = 1 << 16
 
 
 @dataclass(slots=True)
-class Column:
+class Growing:
     """Values of one type, end to end. With a `path` they are written there, and `whole` maps the file into memory.
 
     Raises OSError where the file can't be written.
@@ -31,7 +31,7 @@ class Column:
 
     def extend(self, values: Any) -> None:
         """Append values."""
-        part = np.ascontiguousarray(values, dtype=self.dtype)
+        part = np.ascontiguousarray(values, dtype=self.dtype).ravel()
         if self.path is None:
             self._parts.append(part)
             return
@@ -62,7 +62,7 @@ def gather(values: NDArray[Any], positions: NDArray[np.int64], mapped: mmap.mmap
     """The values at these positions. The memory of pages of a file that were looked at is given back on the way."""
     if mapped is None:
         return values[positions]
-    taken = np.empty(len(positions), dtype=values.dtype)
+    taken = np.empty((len(positions), *values.shape[1:]), dtype=values.dtype)
     for start in range(0, len(positions), AT_ONCE):
         taken[start : start + AT_ONCE] = values[positions[start : start + AT_ONCE]]
         forget(mapped)

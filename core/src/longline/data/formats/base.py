@@ -1,0 +1,73 @@
+"""What a format is: the way from a row of a source to a sample of one kind of row, in one object.
+
+The core's formats have a file each beside this one. Whoever brings another names it in the entry-point group `longline.formats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longline.config.sections import ColumnsSection, TrainOn
+    from longline.data.kinds import Kind
+    from longline.data.values import Row, Sample
+
+
+def _no_note(plain: int, chats: int) -> str:
+    del plain, chats
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a format is told of a source before it reads its rows.
+
+    `path` is what messages call it; `found` are the columns of its first rows, `names` what the config calls them otherwise;
+    `roles` are role names beyond the known ones. `padded`: keys that a mapping lacks come as null. `has_template`: the tokenizer
+    can render chats; `vocabulary` is the number of its tokens.
+    """
+
+    path: str
+    found: Collection[str]
+    names: ColumnsSection
+    roles: Mapping[str, str]
+    train_on: TrainOn
+    padded: bool
+    has_template: bool
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the rows of one source: `sample` makes a sample of a row, and raises RowError for one that is broken.
+
+    `note` says in the report how they were read, told how many samples are plain text and how many a chat template wrote.
+    """
+
+    sample: Callable[[Row], Sample]
+    note: Callable[[int, int], str] = _no_note
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format. `open` gives the reader of a source, or raises DataError.
+
+    `needs` tells people which columns it looks for; `fits(found, names)` whether they are there, so that `auto` may mean it, and
+    `certain` that they mean nothing else: a source with other formats' columns is then said to be of this one. `train_on` is
+    what may be learnt, the default first. `needs_template`: without a chat template it reads nothing. `adds_eos`: texts that are
+    not chats end with the end-of-sequence token where `data.add_eos` asks for it. `ends_turns`: a source in which no
+    end-of-turn token is learnt is a mistake.
+    """
+
+    name: str
+    kind: Kind
+    needs: str
+    train_on: tuple[TrainOn, ...]
+    fits: Callable[[Collection[str], ColumnsSection], bool]
+    open: Callable[[Opened], Reader]
+    certain: bool = False
+    needs_template: bool = False
+    adds_eos: bool = True
+    ends_turns: bool = False

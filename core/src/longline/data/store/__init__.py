@@ -1,0 +1,1 @@
+"""Samples while they are collected, and prepared data on disk."""

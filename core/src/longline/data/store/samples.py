@@ -1,0 +1,192 @@
+"""All samples of a split as flat columns, and the rows that are made of a choice of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from longline.data.packing import Packs, edges_of, ranges
+from longline.data.store.columns import Growing, gather
+from longline.data.store.further import Collecting, arrow_array, lists, size_of, stored_type
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from longline.data.kinds import Kind
+    from longline.data.store.further import Values
+    from longline.data.values import Ints, Longs, Packing, Place, Tokens
+    from longline.events import Column
+
+BATCH_BYTES = 1 << 23
+"""About how many bytes one Arrow record batch holds, a million tokens: list offsets are 32-bit, and memory stays bounded."""
+TOKEN_BYTES = 8
+"""What the id and the label of a token take."""
+FLUSH_ROWS = 1000
+"""After how many samples they are moved into the columns."""
+BIG = {"ids": np.int32, "labels": np.int32}
+"""The columns that grow with the texts; in a file if there is a folder for them."""
+SMALL = {"lengths": np.int64, "trained": np.int32, "files": np.int32, "lines": np.int64, "sources": np.int32}
+"""The columns with one value for each sample."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Tokens of many samples end to end. Sample i is ids[offsets[i]:offsets[i + 1]]; it came from lines[i] of files[i].
+
+    `beside` has what the kind of row keeps beside tokens, `kept` the further columns.
+    """
+
+    ids: Ints
+    labels: Ints
+    offsets: Longs
+    trained: Ints
+    files: Ints
+    lines: Longs
+    sources: Ints
+    beside: dict[str, Values]
+    kept: dict[str, Values]
+    mapped: dict[str, mmap.mmap | None]
+
+    @property
+    def lengths(self) -> Longs:
+        """Tokens in each sample."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+
+class Builder:
+    """Collects samples of several sources into one Samples; in files of `folder`, if there is one."""
+
+    def __init__(self, kind: Kind, folder: Path | None = None, name: str = "") -> None:
+        self._folder, self._name = folder, name
+        self._big = {key: Growing(dtype, folder / f"{name}.{key}" if folder else None) for key, dtype in BIG.items()}
+        self._small = {key: Growing(dtype) for key, dtype in SMALL.items()}
+        self._beside = {
+            column.name: Collecting(column, folder, f"{name}.beside-{number}") for number, column in enumerate(kind.beside)
+        }
+        self._kept: dict[str, Collecting] = {}
+        self._waiting: dict[str, list[Any]] = {}
+        self._waiting_beside: dict[str, list[Any]] = {}
+        self._waiting_kept: dict[str, list[Any]] = {}
+        self._clear()
+
+    def keep(self, columns: Sequence[Column]) -> None:
+        """Collect these further columns, too; they are known before the first sample is added."""
+        for number, column in enumerate(columns):
+            if column.name not in self._kept:
+                self._kept[column.name] = Collecting(column, self._folder, f"{self._name}.kept-{number}")
+                self._waiting_kept[column.name] = []
+
+    def add(
+        self, tokens: Tokens, trained: int, place: Place, source: int, beside: Mapping[str, Any], kept: Mapping[str, Any]
+    ) -> None:
+        """Append one sample."""
+        values = (tokens.ids, tokens.labels, len(tokens.ids), trained, place.file, place.line, source)
+        for waiting, value in zip(self._waiting.values(), values, strict=True):
+            waiting.append(value)
+        for name, waiting in self._waiting_beside.items():
+            waiting.append(beside[name])
+        for name, waiting in self._waiting_kept.items():
+            waiting.append(kept[name])
+        if len(self._waiting["lines"]) >= FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Move what waits into the columns."""
+        if self._waiting["lines"]:
+            for key, column in self._big.items():
+                column.extend(np.concatenate(self._waiting[key]))
+            for key, column in self._small.items():
+                column.extend(self._waiting[key])
+            for name, collecting in self._beside.items():
+                collecting.extend(self._waiting_beside[name])
+            for name, collecting in self._kept.items():
+                collecting.extend(self._waiting_kept[name])
+        self._clear()
+
+    def _clear(self) -> None:
+        self._waiting = {key: [] for key in (*BIG, *SMALL)}
+        self._waiting_beside = {name: [] for name in self._beside}
+        self._waiting_kept = {name: [] for name in self._kept}
+
+    def close(self) -> None:
+        """Let go of the files."""
+        columns: list[Growing | Collecting] = [*self._big.values(), *self._beside.values(), *self._kept.values()]
+        for column in columns:
+            column.close()
+
+    def build(self) -> Samples:
+        """Everything added so far, as flat columns; nothing may be added any more."""
+        self._flush()
+        big = {key: column.whole() for key, column in self._big.items()}
+        small: dict[str, NDArray[Any]] = {key: column.whole()[0] for key, column in self._small.items()}
+        return Samples(
+            **{key: values for key, (values, _) in big.items()},
+            offsets=edges_of(small.pop("lengths")),
+            **small,
+            beside={name: column.whole() for name, column in self._beside.items()},
+            kept={name: column.whole() for name, column in self._kept.items()},
+            mapped={key: mapped for key, (_, mapped) in big.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How samples become rows of prepared data: their kind, whether they are packed, and the further columns."""
+
+    kind: Kind
+    packing: Packing | None = None
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of prepared data."""
+        schema = self.kind.schema(self.packing)
+        for column in self.columns:
+            schema = schema.append(pa.field(column.name, stored_type(column, packed=self.packing is not None)))
+        return schema
+
+
+def record_batches(samples: Samples, rows: Packs, numbers: Ints, layout: Layout) -> Iterator[pa.RecordBatch]:
+    """The rows of a data set, each made of the samples that it lists; `numbers[i]` is what sample i is called in row_ids."""
+    tokens = edges_of(samples.lengths[rows.members])[rows.edges]
+    sizes = tokens * (TOKEN_BYTES + size_of(layout.columns, "token")) + rows.edges * size_of(layout.columns, "row")
+    schema = layout.schema
+    start = 0
+    while start < len(rows):
+        end = max(int(np.searchsorted(sizes, sizes[start] + BATCH_BYTES, side="right")) - 1, start + 1)
+        part = Packs(rows.members[rows.edges[start] : rows.edges[end]], rows.edges[start : end + 1] - rows.edges[start])
+        columns = _columns(samples, part, numbers, layout)
+        yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+        start = end
+
+
+def _columns(samples: Samples, rows: Packs, numbers: Ints, layout: Layout) -> dict[str, pa.Array]:
+    """The columns of one batch; the gather is one numpy operation for all its tokens."""
+    members = rows.members
+    starts = samples.offsets[members]
+    lengths = samples.offsets[members + 1] - starts
+    positions = ranges(starts, lengths)
+    bounds = edges_of(lengths)[rows.edges].astype(np.int32)
+    edges = rows.edges.astype(np.int32)
+    columns = {
+        "input_ids": lists(bounds, gather(samples.ids, positions, samples.mapped.get("ids"))),
+        "labels": lists(bounds, gather(samples.labels, positions, samples.mapped.get("labels"))),
+        "length": pa.array(np.diff(bounds)),
+        "row_ids": lists(edges, numbers[members]),
+        **layout.kind.arrays(samples, rows, lengths, layout.packing),
+    }
+    for column in layout.columns:
+        token = column.align == "token"
+        values = arrow_array(column, samples.kept[column.name].taken(positions if token else members))
+        columns[column.name] = lists(bounds if token else edges, values) if token or layout.packing else values
+    return columns
