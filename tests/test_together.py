@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from longline import methods
+
 ROOT = Path(__file__).parents[1]
 LONGLINE = [sys.executable, "-m", "longline"]
 KEY = "k3y-0f-the-account-9876543210"
@@ -144,7 +146,7 @@ COMMANDS = {
 @pytest.mark.parametrize("method", COMMANDS)
 def test_a_finished_run_is_used_and_no_plugin_tells_or_writes(method, run_config, chat_rows, preference_rows, lark, tmp_path):
     """In processes of their own, without the secrets that the run had: the hooks up to the model fire there too."""
-    pairs = method == "dpo"
+    pairs = methods.find(method).completions is not None
     data = {"train": [{"path": str(preference_rows)}]} if pairs else {"eval": [{"path": str(chat_rows), "format": "chat"}]}
     fitting = plugins(lark, tmp_path)
     fitting |= {"lark": {}, **({} if pairs else {"cce": {}})}
