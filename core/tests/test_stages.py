@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from longline import Plugin, PluginConfig, hookimpl
+from longline import Plugin, PluginConfig, Problem, hookimpl, stages
 from longline.cli import run_cli
+from longline.config.loader import load_config
 from longline.errors import PluginError
+from longline.plugins import LoadedPlugin
+from longline.run import open_run
 
 
 @pytest.fixture
@@ -308,3 +311,25 @@ def test_a_further_model_is_placed_and_sharded_as_a_reference_is(run_config, tmp
     assert done.returncode == 0, done.stderr
     told = sorted(line for line in done.stdout.splitlines() if line.startswith("teacher"))
     assert told == [f"teacher {rank} ['{kind}'] [True, True]" for rank in (0, 1)]
+
+
+class NeedsAKey(Plugin):
+    """Changes what the trainer is told, and refuses to train without a key, as a tracker does."""
+
+    @hookimpl
+    def pre_trainer_args(self, trainer_args):
+        trainer_args["seed"] = 7
+
+    def check(self, config, plan):
+        yield Problem("there is no key")
+
+
+@pytest.mark.parametrize("command", ["preview", "preprocess", "evaluate", "generate", "merge"])
+def test_what_a_run_needs_is_not_asked_for_elsewhere(run_config, command):
+    """check is about training, also where a plugin changed the trainer's arguments: a tracker's key is none of a preview's."""
+    loaded = load_config(run_config())
+    plugins = [LoadedPlugin.of(NeedsAKey(PluginConfig()))]
+    state = open_run(loaded, command, plugins)
+    assert stages.trainer_arguments(state)["seed"] == state.plan.seed == 7
+    with pytest.raises(PluginError, match="there is no key"):
+        open_run(loaded, "train", plugins)

@@ -18,7 +18,7 @@ from longline.errors import EXIT_DONE, EXIT_TRAINING, Interrupted, LonglineError
 from longline.parallel import machine, ranks
 from longline.plan import build_plan
 from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse_problems
-from longline.plugins.run import Command, State
+from longline.plugins.run import TRAINS, Command, State
 from longline.process import allocator, garbage, signals, telemetry
 from longline.trainers import plugin_states
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from longline.data import Prepared
     from longline.data.kinds import Kind
     from longline.events import Status, Summary
-
-
-TRAINS: tuple[Command, ...] = ("train", "plan")
-"""The commands that are about a run; the others load and prepare for something else, without a tracker's key or a log."""
 
 
 @dataclass(frozen=True, slots=True)
