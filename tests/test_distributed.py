@@ -240,6 +240,22 @@ def test_two_ranks_resume(kind, place, request):
     assert all(resumed[name].allclose(tensor, atol=1e-6) for name, tensor in model.items())
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_an_evaluation_on_ranks_with_uneven_tokens_is_that_of_one_process(ranks, place):
+    """One short row beside long ones in every batch: a mean that weighs ranks alike, or tokens twice, is another number."""
+    rows = [{"prompt": "How many?", "completion": " fish" * (1 if number % 2 else 60)} for number in range(8)]
+    uneven = place.folder / "uneven.jsonl"
+    uneven.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    once = {"eval_steps": 1, "max_steps": 1, "save_strategy": "no", "learning_rate": 0.0, "per_device_eval_batch_size": 1}
+    shape = {"data": {"eval": [{"path": str(uneven)}]}, "trainer": once}
+    one = place.alone("uneven-one", **shape)
+    command = [*LONGLINE, "train", str(place.config(f"uneven-{ranks}", **shape)), "--nproc", str(ranks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    several = Ended(0, done.stdout, done.stderr, place.folder / f"uneven-{ranks}")
+    assert several.column("eval_loss") == pytest.approx(one.column("eval_loss"), abs=1e-5)
+
+
 def test_packing_and_lora_on_two_ranks(place):
     shape = {
         "data": {"packing": True, "max_length": 256, "eval": None},

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from longline import methods
+
 ROOT = Path(__file__).parents[1]
 LONGLINE = [sys.executable, "-m", "longline"]
 KEY = "k3y-0f-the-account-9876543210"
@@ -129,6 +131,54 @@ def test_alone_and_together_they_change_neither_weights_nor_log(run_longline, pr
     assert [line for line in tables if "completions" in line] == [
         f"on_table(table=completions, {rows} rows, step {step})" for rows, step in ((4, 2), (4, 4), (2, 5))
     ]
+
+
+# --- other commands than training -----------------------------------------------------------------------------------------------
+
+ADAPTER = {"type": "lora", "r": 4, "target_modules": ["q_proj", "v_proj"]}
+ANSWERS = ("generate", "{run}", "--prompt", "How many hooks?", "--max-new-tokens", "3")
+COMMANDS = {
+    "sft": [("evaluate", "{run}"), ("preview", "{config}"), ("preprocess", "{config}"), ANSWERS, ("merge", "{run}")],
+    "dpo": [("preview", "{config}"), ANSWERS, ("merge", "{run}")],
+}
+
+
+@pytest.mark.parametrize("method", COMMANDS)
+def test_a_finished_run_is_used_and_no_plugin_tells_or_writes(method, run_config, chat_rows, preference_rows, lark, tmp_path):
+    """In processes of their own, without the secrets that the run had: the hooks up to the model fire there too."""
+    pairs = methods.find(method).completions is not None
+    data = {"train": [{"path": str(preference_rows)}]} if pairs else {"eval": [{"path": str(chat_rows), "format": "chat"}]}
+    fitting = plugins(lark, tmp_path)
+    fitting |= {"lark": {}, **({} if pairs else {"cce": {}})}
+    secrets = {"LARK_WEBHOOK_URL": webhook(lark), "LARK_SECRET": LARK.SECRET}
+    fitting = {name: options for name, options in fitting.items() if pairs or name != "completions"}
+    trainer = {"max_steps": 1, "eval_strategy": "no"}
+    config = run_config(method=method, data=data, adapter=ADAPTER, plugins=fitting, trainer=trainer)
+    run = tmp_path / "run"
+
+    def longline(*words: str, **more: str) -> str:
+        command, environ = [*LONGLINE, *(word.format(run=run, config=config) for word in words)], {**os.environ, **more}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environ, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert ("cce, the loss" in longline("train", "{config}", **secrets)) == (not pairs)
+    before, told = written(tmp_path), list(lark.titles)
+    assert len(told) == 2
+    for words in COMMANDS[method]:
+        said = longline(*words)
+        assert not any(word in said for word in ("cce, the loss", "warning", "SwanLab", "profiling", "lark")), said
+        assert lark.titles == told, words
+        assert written(tmp_path) == before, words
+    assert (run / "merged" / "model.safetensors").is_file()
+
+
+def written(folder: Path) -> dict[Path, bytes]:
+    """Every file with its content, but for prepared data, measures and the merged model, which the commands are there for."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        path: path.read_bytes() for path in files if not {"cache", "evaluation", "merged"} & set(path.relative_to(folder).parts)
+    }
 
 
 # --- a signal -------------------------------------------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ def test_calls_go_in_the_given_order_and_the_core_comes_last():
     )
     bus.hook.on_log(run=run_of(bus), logs={}, step=7)
     assert lines == [f"{name} on_log 7" for name in [*names, "c1", "c2"]]
-    assert bus.answers()["on_log"] == [*names, "longline:first", "longline:second"]
-    assert bus.answers()["on_save"] == []
+    assert bus.listeners()["on_log"] == [*names, "longline:first", "longline:second"]
+    assert bus.listeners()["on_save"] == []
 
 
 def test_shape_hooks_change_what_they_are_handed_one_after_the_other():
@@ -498,7 +498,7 @@ def test_hook_names_of_a_foreign_base_are_not_ours():
         @hookimpl
         def on_save(self, path): ...
 
-    assert bus_of(Mine(None)).answers()["on_log"] == []
+    assert bus_of(Mine(None)).listeners()["on_log"] == []
 
 
 def test_what_would_never_be_called_as_meant():
@@ -529,7 +529,7 @@ def test_a_hook_of_a_newer_longline_may_be_optional():
         @hookimpl(optionalhook=True)
         def on_teleport(self, run): ...
 
-    assert "on_teleport" not in bus_of(Newer(None)).answers()
+    assert "on_teleport" not in bus_of(Newer(None)).listeners()
 
 
 def test_specname_gives_a_method_another_name():

@@ -483,7 +483,11 @@ def test_evaluation_uses_the_same_rows_of_another_split(method, run_longline, tm
         (["scores:lenght"], ConfigError, ["rewards.0: scores has no 'lenght'", "length"]),
         (["scores:number"], ConfigError, ["rewards.0: scores:number is a int, not a function"]),
         (["nowhere:f"], ConfigError, ["rewards.0: cannot import 'nowhere'", "it is looked for in"]),
-        (["reasoning_gum"], ConfigError, ["no reward function 'reasoning_gum' is installed", "reasoning_gym"]),
+        (
+            ["reasoning_gum"],
+            ConfigError,
+            ["rewards.0: there is no reward function 'reasoning_gum'", "reasoning_gym"],
+        ),
         ([{"function": "scores:length", "name": "prompt"}], ConfigError, ["'prompt' is another column"]),
         ([{"function": "scores:length", "name": "reward"}], ConfigError, ["'reward' is another column"]),
         ([{"function": "scores:scaled", "options": {"wanted": 1}}], ConfigError, ["rewards.0.options: wanted is a column"]),

@@ -125,7 +125,7 @@ def test_loaded_plugins_have_their_options_in_the_order_of_the_config(site: Site
     assert zebra.instance.config is zebra.options
     assert ant.options.every == 10
     assert ant.on_error == "continue"
-    assert Bus([zebra, ant]).answers()["on_log"] == ["zebra", "ant"]
+    assert Bus([zebra, ant]).listeners()["on_log"] == ["zebra", "ant"]
 
 
 def test_an_unknown_name_gets_the_nearest_one_and_the_pip_command(site: Site, config):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from longline import ConfigError, Plugin, PluginConfig, Problem, hookimpl
+from longline.cli import run_cli
 from longline.errors import PluginError
 from longline.plugins import HookError, LoadedPlugin
 
@@ -307,3 +308,29 @@ def test_a_plugin_can_bring_the_model(run_longline):
     outcome = run_longline(plugins=[made(Bringer)], trainer={"max_steps": 1})
     vocabulary = json.loads((outcome.output_dir / "model" / "config.json").read_text())["vocab_size"]
     assert outcome.log[0]["loss"] == pytest.approx(torch.log(torch.tensor(float(vocabulary))).item(), rel=1e-5)
+
+
+def test_plan_shows_what_plugins_change_and_tell(run_config, tmp_path, monkeypatch, capsys):
+    site = tmp_path / "site"
+    info = site / "longline_longer-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: longline-longer\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[longline]\nlonger = longline_longer:Longer\n")
+    (site / "longline_longer.py").write_text(LONGER)
+    monkeypatch.syspath_prepend(str(site))
+    assert run_cli(["plan", str(run_config(plugins=["longer"]))]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "batch 4 rows a step 4 per device" in out
+    assert "bait worms the fish like them" in out
+    assert "learning_rate 0.5 a plugin, in pre_trainer_args" in out
+
+
+LONGER = """
+from longline import Plugin, hookimpl
+
+class Longer(Plugin):
+    @hookimpl
+    def pre_trainer_args(self, run, trainer_args):
+        trainer_args |= {"per_device_train_batch_size": 4, "learning_rate": 0.5}
+        run.fact("bait", "worms", "the fish like them")
+"""

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from longline import Plugin, PluginConfig, hookimpl
+from longline import Plugin, PluginConfig, Problem, hookimpl, stages
 from longline.cli import run_cli
+from longline.config.loader import load_config
 from longline.errors import PluginError
+from longline.plugins import LoadedPlugin
+from longline.run import open_run
 
 
 @pytest.fixture
@@ -169,7 +172,7 @@ def test_data_that_cannot_be_trained_on_name_the_plugin(run_longline, change, re
 
 # --- every rank -----------------------------------------------------------------------------------------------------------------
 
-RANKS = """
+RANKS = r"""
 import sys
 from longline import Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
@@ -184,7 +187,7 @@ class Mixed(Plugin):
     def post_optimizer_step(self, run, step): self.steps += 1 + run.rank
     @hookimpl
     def on_train_begin(self, run):
-        print("began", run.rank, self.steps, flush=True)
+        sys.stdout.write(f"began {run.rank} {self.steps}\n"); sys.stdout.flush()
         if run.rank: raise ValueError("a leak on one rank")
     def state(self): return {"steps": self.steps}
     def restore(self, state): self.steps = state["steps"]
@@ -220,6 +223,7 @@ def test_states_and_failures_of_other_ranks(run_config, tmp_path):
     cost = manifest["hooks"]["plugins"]["mixed"]["on_train_begin"]
     assert cost["failures"] == 1
     assert cost["last_error"] == "ValueError: a leak on one rank (rank 1)"
+    assert "a plugin failed on rank 1: mixed failed 1 times in on_train_begin" in done.stdout
     longer = run_config(trainer={"max_steps": 3})
     done = two_ranks(script, str(longer), "last")
     assert done.returncode == 0, done.stderr
@@ -267,3 +271,65 @@ def test_files_may_be_made_before_data_are_read(maker, run_longline, run_config,
     assert run_cli(["check", str(run_config(**given))]) == 2
     assert run_cli(["check", str(run_config(**given, plugins=["profiling"]))]) == 2
     assert capsys.readouterr().err.count(f"no such file: {maker}") == 2
+
+
+TEACHER = r"""
+import sys
+import torch
+from longline import Plugin, PluginConfig, hookimpl
+from longline.config.loader import load_config
+from longline.plugins import LoadedPlugin
+from longline.run import train
+
+class Teacher(Plugin):
+    def __init__(self): super().__init__(PluginConfig())
+    @hookimpl
+    def post_model_load(self, run, model, role):
+        if role == "policy":
+            self.teacher = run.load_model(run.config.model.path, role="teacher")
+            ids = torch.arange(3, 19).reshape(2, 8)
+            with torch.no_grad(): self.inputs, self.alone = ids, self.teacher(input_ids=ids).logits
+    @hookimpl
+    def on_train_begin(self, run, trainer):
+        late = run.load_model(run.config.model.path, role="late")
+        kinds = {type(parameter).__name__ for parameter in self.teacher.parameters()}
+        with torch.no_grad(): same = [torch.allclose(model(input_ids=self.inputs).logits, self.alone, atol=1e-5)
+                                      for model in (self.teacher, late)]
+        sys.stdout.write(f"teacher {run.rank} {sorted(kinds)} {same}\n")
+        sys.stdout.flush()
+
+plugins = [LoadedPlugin.of(Teacher(), "teacher", "raise")]
+sys.exit(train(load_config(sys.argv[1]), plugins=plugins).exit_code)
+"""
+
+
+@pytest.mark.parametrize(("fsdp", "kind"), [(False, "Parameter"), (True, "DTensor")], ids=["ddp", "fsdp"])
+def test_a_further_model_is_placed_and_sharded_as_a_reference_is(run_config, tmp_path, fsdp, kind):
+    script = tmp_path / "teacher.py"
+    script.write_text(TEACHER)
+    done = two_ranks(script, str(run_config(trainer={"max_steps": 1, "fsdp": fsdp})))
+    assert done.returncode == 0, done.stderr
+    told = sorted(line for line in done.stdout.splitlines() if line.startswith("teacher"))
+    assert told == [f"teacher {rank} ['{kind}'] [True, True]" for rank in (0, 1)]
+
+
+class NeedsAKey(Plugin):
+    """Changes what the trainer is told, and refuses to train without a key, as a tracker does."""
+
+    @hookimpl
+    def pre_trainer_args(self, trainer_args):
+        trainer_args["seed"] = 7
+
+    def check(self, config, plan):
+        yield Problem("there is no key")
+
+
+@pytest.mark.parametrize("command", ["preview", "preprocess", "evaluate", "generate", "merge"])
+def test_what_a_run_needs_is_not_asked_for_elsewhere(run_config, command):
+    """check is about training, also where a plugin changed the trainer's arguments: a tracker's key is none of a preview's."""
+    loaded = load_config(run_config())
+    plugins = [LoadedPlugin.of(NeedsAKey(PluginConfig()))]
+    state = open_run(loaded, command, plugins)
+    assert stages.trainer_arguments(state)["seed"] == state.plan.seed == 7
+    with pytest.raises(PluginError, match="there is no key"):
+        open_run(loaded, "train", plugins)

@@ -9,7 +9,16 @@ import pytest
 from longline import Alert
 from longline.hookspecs import hook_facts
 from longline.plugins import Bus, LoadedPlugin
-from longline.testing import UPDATE_TRACES, HookRecorder, assert_trace, chat, merged, summarise, write_tiny_model
+from longline.testing import (
+    UPDATE_TRACES,
+    HookRecorder,
+    assert_constructor_is_idle,
+    assert_trace,
+    chat,
+    merged,
+    summarise,
+    write_tiny_model,
+)
 
 
 class BareRun:
@@ -21,7 +30,7 @@ class BareRun:
 def test_the_recorder_answers_every_hook_and_writes_each_call_down():
     recorder = HookRecorder()
     bus = Bus([LoadedPlugin.of(recorder)])
-    assert all(names == ["hookrecorder"] for names in bus.answers().values())
+    assert all(names == ["hookrecorder"] for names in bus.listeners().values())
     bus.hook.on_log(run=BareRun(), logs={"loss": 2.5, "epoch": 1.0}, step=3)
     bus.hook.on_checkpoint(run=BareRun(), path=Path("/somewhere/checkpoint-3"), step=3)
     bus.hook.on_alert(run=BareRun(), alert=Alert("too high", "a text"))
@@ -33,7 +42,7 @@ def test_the_recorder_answers_every_hook_and_writes_each_call_down():
         "provide_trainer_class()",
     ]
     assert recorder.hooks("on_alert", "on_save") == ["on_alert(alert=warning: too high)"]
-    assert len(bus.answers()) == len(hook_facts())
+    assert len(bus.listeners()) == len(hook_facts())
 
 
 @pytest.mark.parametrize(
@@ -113,3 +122,39 @@ def test_a_run_gives_its_log_manifest_and_hooks(run_longline):
     stages = outcome.manifest["stages"]
     assert list(stages) == ["arguments", "tokenizer", "data", "model", "optimizer", "train", "save"]
     assert 0 < stages["optimizer"] <= stages["train"]
+
+
+# --- a constructor does no work -------------------------------------------------------------------------------------------------
+
+BUSY = {
+    "file": ("open(__file__ + '.txt', 'w').close()", r"opens the file .*angler_file.py.txt$"),
+    "socket": ("import socket; socket.socket().close()", "makes a socket"),
+    "thread": ("import threading; threading.Thread(target=print).start()", "starts a thread"),
+    "process": ("import subprocess; subprocess.run(['true'])", "starts the process true"),
+    "heavy": ("import numpy", "imports numpy"),
+    "slow": ("import time; time.sleep(0.06)", r"takes \d+ ms"),
+}
+
+
+def plugin_module(folder: Path, name: str, work: str, monkeypatch: pytest.MonkeyPatch):
+    """A plugin class in a module of its own, whose constructor does some work."""
+    lines = ["from longline import Plugin", "class Angler(Plugin):", "    def __init__(self, config):"]
+    lines += ["        super().__init__(config)", f"        {work}"]
+    (folder / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(folder)
+    return __import__(name).Angler
+
+
+@pytest.mark.parametrize("kind", BUSY)
+def test_a_constructor_that_does_something_is_found(kind, tmp_path, monkeypatch):
+    work, told = BUSY[kind]
+    angler = plugin_module(tmp_path, f"angler_{kind}", work, monkeypatch)
+    with pytest.raises(AssertionError, match=f"the constructor of angler_{kind}:Angler {told}"):
+        assert_constructor_is_idle(angler, {})
+
+
+def test_a_constructor_that_does_nothing_passes_and_wrong_options_do_not(tmp_path, monkeypatch):
+    angler = plugin_module(tmp_path, "angler_idle", "import json, decimal; self.rod = json, decimal", monkeypatch)
+    assert_constructor_is_idle(angler, {})
+    with pytest.raises(AssertionError, match="cannot be made"):
+        assert_constructor_is_idle(angler, {"bait": "worms"})

@@ -41,6 +41,7 @@ def write_atomically(path: Path, text: str) -> None:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
+            # Without it the new name can outlive a power cut that the content does not.
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
@@ -106,6 +107,7 @@ def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
 
     `files` are those of this run's plugins; the earlier run's may have been others.
     """
+    # The folder may hold something else, and --overwrite may be in somebody's shell history.
     names = {*OWN_NAMES, *files, *plugin_files(folder)}
     taken = [path for path in folder.iterdir() if path.name in names] + checkpoints(folder)
     if taken and not overwrite:

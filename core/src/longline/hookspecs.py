@@ -228,10 +228,10 @@ def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
     """A function `(trainer, model, inputs, num_items_in_batch) -> (loss, outputs)`.
 
     `inputs` is a batch on the device without what no model knows: row_ids and further columns are in `trainer.columns`.
-    `num_items_in_batch` are the trained tokens of the whole optimizer step over all ranks and accumulated batches; `loss` is a
-    scalar, the sum over the batch's trained tokens divided by it. For methods on trl's trainers the batch and the scale are trl's.
-    The core's answer for sft makes logits of trained tokens alone, and in training
-    leaves none in `outputs.logits`. Claim `loss` when you answer.
+    `num_items_in_batch` are the trained tokens of the whole optimizer step over all ranks and accumulated batches, and
+    None in an evaluation, for those of the batch; `loss` is a scalar, the sum over the batch's trained tokens divided by
+    it. For methods on trl's trainers the batch and the scale are trl's. The core's answer for sft makes logits of trained
+    tokens alone, and in training leaves none in `outputs.logits`. Claim `loss` when you answer.
     """
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from longline import upstream
 from longline.config.attention import ATTENTION, BEST, lookup
+from longline.config.paths import is_template, looks_local
 from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def locate(section: ModelSection) -> ModelSource:
         return ModelSource(str(path), section.gguf_file)
     if path.is_file():
         raise ModelError(f"model.path: {section.path} is a file", hint="give its folder, or a file that ends with .gguf")
-    if section.path.startswith((".", "/", "~")) or section.path.count("/") > 1:
+    if looks_local(section.path):
         raise ModelError(f"model.path: no such folder: {section.path}", hint="give a folder, a .gguf file or a hub id")
     return ModelSource(section.path, section.gguf_file)
 
@@ -170,7 +171,7 @@ def _require_token(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -
 
 def _read_template(value: str) -> str:
     """A value with Jinja marks is the template itself, anything else the path of one."""
-    if "{%" in value or "{{" in value:
+    if is_template(value):
         return value
     try:
         return Path(value).expanduser().read_text(encoding="utf-8")
@@ -202,6 +203,7 @@ def model_kwargs(section: ModelSection, dtype: str, output: Output = "tokens") -
     _require_library(section.attn_implementation)
     source, hub = locate(section), _hub_kwargs(section)
     config = _config(section, source, hub)
+    # transformers keeps and changes what it is handed, and the config of a run is frozen.
     _override(config, deepcopy(section.overrides))
     _require_support(config, section.attn_implementation, output)
     if output == "score":
@@ -279,6 +281,7 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     loader = _auto_class(type(kwargs.get("config")), output)
     model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
     if kwargs.get("gguf_file"):
+        # transformers refuses to train or save a model that carries them, though the weights are plain already.
         upstream.drop_quantisation_marks(model)
     wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
     if wanted is not None and got != wanted:

@@ -18,7 +18,7 @@ from longline.errors import EXIT_DONE, EXIT_TRAINING, Interrupted, LonglineError
 from longline.parallel import machine, ranks
 from longline.plan import build_plan
 from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse_problems
-from longline.plugins.run import Command, State
+from longline.plugins.run import TRAINS, Command, State
 from longline.process import allocator, garbage, signals, telemetry
 from longline.trainers import plugin_states
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from longline.data import Prepared
     from longline.data.kinds import Kind
     from longline.events import Status, Summary
-
-
-TRAINS: tuple[Command, ...] = ("train", "plan")
-"""The commands that are about a run; the others load and prepare for something else, without a tracker's key or a log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +182,14 @@ def _train(state: State, trainer: Any) -> None:
 
 def _hear_other_ranks(state: State) -> None:
     """Count what failed on other ranks in the account of the main one, which tells of it."""
-    account = state.view.account
-    for rank, failures in enumerate(ranks.gathered(account.failed())):
-        if state.is_main and rank:
-            account.add_failures(rank, failures)
+    run = state.view
+    for rank, failures in enumerate(ranks.gathered(run.account.failed())):
+        if not run.is_main or not rank:
+            continue
+        run.account.add_failures(rank, failures)
+        for name, hooks in failures.items():
+            for hook, (count, error) in hooks.items():
+                run.alert(f"a plugin failed on rank {rank}", f"{name} failed {count} times in {hook}, the last time: {error}")
 
 
 # --- the manifest ---------------------------------------------------------------------------------------------------------------

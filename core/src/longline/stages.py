@@ -20,6 +20,7 @@ from longline.methods import brought_by
 from longline.parallel import ranks
 from longline.plan import build_plan
 from longline.plugins import plugin_problems, refuse_problems
+from longline.plugins.run import TRAINS
 
 if TYPE_CHECKING:
     from longline.data import Prepared
@@ -54,7 +55,7 @@ def trainer_arguments(state: State) -> dict[str, Any]:
     final = dict(given)
     run.hook.pre_trainer_args(run=run, trainer_args=final)
     state.replan(build_plan(config, state.plan.machine, final))
-    if final != given:
+    if final != given and state.command in TRAINS:
         refuse_problems(plugin_problems(state.loaded, state.plan, state.plugins))
     return final
 

@@ -11,7 +11,7 @@ import yaml
 from longline import Plugin, hookimpl
 from longline.cli import run_cli
 from longline.errors import PluginError
-from longline.testing import HookRecorder, tiny_tokenizer, zoo
+from longline.testing import HookRecorder, assert_constructor_is_idle, tiny_tokenizer, zoo
 from longline_cce.config import CceConfig
 from longline_cce.plugin import CcePlugin
 
@@ -175,28 +175,72 @@ def refused(run_longline, text, recorder=None, **options):
     return recorder
 
 
+@pytest.mark.parametrize("command", ["check", "train"])
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "more", "where", "text", "hint"),
     [
-        ({"impl": "cce"}, "not applied: impl: cce: its kernels need CUDA, and this run is on cpu"),
-        ({"filter_eps": 1e-4}, "not applied: filter_eps is of impl: cce, and impl: auto came to chunked"),
+        (
+            {"impl": "cce"},
+            {},
+            "plugins.cce.impl: ",
+            "not applied: impl: cce: its kernels need CUDA, and this run is on cpu",
+            "impl: auto takes what fits",
+        ),
+        (
+            {"filter_eps": 1e-4},
+            {},
+            "plugins.cce.filter_eps: ",
+            "not applied: filter_eps is of impl: cce, and impl: auto came to chunked: its kernels need CUDA",
+            "remove filter_eps",
+        ),
+        (
+            {},
+            {"trainer": {"label_smoothing_factor": 0.1}},
+            "trainer.label_smoothing_factor: cce: ",
+            "cce and trainer.label_smoothing_factor exclude",
+            "trainer.label_smoothing_factor: 0",
+        ),
+        ({}, {"method": "dpo"}, "method: cce: ", "it computes the cross entropy of sft, and this is dpo", "remove cce"),
     ],
+    ids=["impl", "filter_eps", "smoothing", "method"],
 )
-def test_what_was_asked_for_and_cannot_be_ends_the_run(options, text, run_longline):
-    refused(run_longline, text, plugins=[{"cce": options}])
+def test_what_cannot_be_is_refused_before_a_run(
+    command, options, more, where, text, hint, run_config, preference_rows, tmp_path, capsys
+):
+    if "method" in more:
+        more = {**more, "data": {"train": [{"path": str(preference_rows)}]}}
+    assert run_cli([command, str(run_config(plugins=[{"cce": options}], **more))]) == 3
+    line = next(line for line in capsys.readouterr().err.splitlines() if text in line)
+    assert where in line
+    assert hint in line
+    assert not (tmp_path / "run").exists()
 
 
-def test_label_smoothing_is_refused_before_anything_is_loaded(run_longline):
-    text = "cce and trainer.label_smoothing_factor exclude"
-    seen = refused(run_longline, text, plugins=["cce"], trainer={"label_smoothing_factor": 0.1})
-    assert not seen.hooks("pre_model_load", "pre_data_load")
+def test_on_a_gpu_the_type_of_numbers_is_known_before_a_run(run_config):
+    """The plan of another machine: what its check says needs no GPU."""
+    from longline.config.loader import load_config
+    from longline.plan import Machine, build_plan
+
+    def told(impl, **more):
+        config = load_config(run_config(trainer={"use_cpu": None}, **more)).config
+        plan = build_plan(config, Machine("cuda", bfloat16=True))
+        return [problem.message for problem in CcePlugin(CceConfig(impl=impl)).check(config, plan)]
+
+    assert told("cce") == ["not applied: impl: cce: its kernels take float16 and bfloat16, and hidden states are float32"]
+    assert told("cce", model={"dtype": "bfloat16"}) == []
+    assert told("auto") == told("chunked") == told("torch_compile") == []
 
 
-def test_other_methods_are_refused_before_anything_is_loaded(run_longline, preference_rows):
-    data = {"train": [{"path": str(preference_rows)}]}
-    text = "not applied: cce is for method: sft, and this is dpo"
-    seen = refused(run_longline, text, plugins=["cce"], method="dpo", data=data)
-    assert not seen.hooks("pre_model_load", "pre_data_load")
+def test_what_another_plugin_asks_of_the_trainer_is_refused_too(run_longline):
+    class Smooth(Plugin):
+        @hookimpl
+        def pre_trainer_args(self, trainer_args):
+            trainer_args["label_smoothing_factor"] = 0.1
+
+    recorder = HookRecorder()
+    with pytest.raises(PluginError, match=r"trainer.label_smoothing_factor: cce: not applied"):
+        run_longline(plugins=["cce", Smooth(CceConfig())], recorder=recorder)
+    assert not recorder.hooks("pre_model_load", "pre_data_load")
 
 
 def test_dora_on_the_head_is_refused(run_longline):
@@ -250,11 +294,7 @@ def test_the_loss_is_claimed():
     assert CcePlugin(CceConfig()).claims == frozenset({"loss"})
 
 
-def test_exit_status_and_message_on_the_command_line(run_config, capsys):
-    assert run_cli(["train", str(run_config(plugins=[{"cce": {"impl": "cce"}}]))]) == 3
-    err = capsys.readouterr().err
-    assert "cce" in err
-    assert "impl: auto takes what fits" in err
+def test_a_wrong_option_on_the_command_line(run_config, capsys):
     assert run_cli(["check", str(run_config(plugins=[{"cce": {"impl": "fast"}}]))]) == 2
     assert "impl" in capsys.readouterr().err
 
@@ -270,6 +310,10 @@ def test_the_library_is_not_imported_where_it_is_not_used(run_config):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_constructor_does_no_work():
+    assert_constructor_is_idle(CcePlugin, {"impl": "chunked", "chunk_tokens": 7})
 
 
 def test_plugin_and_config_import_no_torch():
@@ -300,7 +344,8 @@ def test_the_choice_names_each_reason_against_the_kernels():
     assert "need compute capability 8.0, and this device has 7.5" in choose(options, single, old).why
 
 
-def test_a_manifest_names_the_plugin(run_longline):
+def test_a_manifest_names_the_plugin_and_the_arithmetic(run_longline):
     outcome = run_longline(plugins=["cce"], trainer={"max_steps": 1})
+    assert outcome.manifest["plan"]["loss"] == "at the output head, chunked"
     assert json.loads((outcome.output_dir / "run.json").read_text())["plugins"][0]["name"] == "cce"
     assert yaml.safe_load((outcome.output_dir / "config.yaml").read_text())["plugins"]

@@ -1,8 +1,8 @@
-"""Plugins that bring rows and take tables, and a real run with a real bus that trains nothing."""
+"""A plugin that takes tables, and a real run with a real bus that trains nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,19 +29,6 @@ def preference(step: int, count: int = 2) -> Rows:
         }
         for index in range(count)
     ]
-
-
-class Feeder(Plugin):
-    """Raises on_completions at every step, as the core does for preference methods."""
-
-    def __init__(self, rows: Callable[[int], Rows] = preference, score: str = "margin") -> None:
-        super().__init__(PluginConfig())
-        self.rows, self.score = rows, score
-
-    @hookimpl
-    def on_step_end(self, run: Any, step: int) -> None:
-        rows = tuple(self.rows(step))
-        run.hook.on_completions(run=run, completions=Completions("dpo", rows, self.score), step=step)
 
 
 class Shown(Plugin):
@@ -78,16 +65,18 @@ class Shown(Plugin):
 class Stage:
     """A real run that was never started: its bus, the plugin on it, and what a tracker saw."""
 
-    def __init__(self, run_config: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    def __init__(self, run_config: Callable[..., Any], options: dict[str, Any]) -> None:
         from longline.config.loader import load_config
         from longline.plan import Machine, build_plan
         from longline.plugins.run import State
 
-        loaded = load_config(run_config())
+        folder = options.pop("folder", None)
+        loaded = load_config(run_config(**({"output_dir": str(folder)} if folder else {})))
         self.shown = Shown()
-        plugin = CompletionsPlugin(CompletionsConfig.model_validate(dict(options)))
+        plugin = CompletionsPlugin(CompletionsConfig.model_validate(options))
         plugins = [LoadedPlugin.of(plugin, "completions"), LoadedPlugin.of(self.shown, "shown")]
-        self.run = State(loaded, build_plan(loaded.config, Machine()), plugins).view
+        self.state = State(loaded, build_plan(loaded.config, Machine()), plugins)
+        self.run = self.state.view
         self.run.output_dir.mkdir(exist_ok=True)
         self.folder = self.run.output_dir / "completions"
 
@@ -99,10 +88,8 @@ class Stage:
     def step(self, step: int, rows: Rows, score: str = "margin", method: str = "dpo") -> None:
         """One optimizer step that used these rows."""
         hook = self.run.hook
-        hook.pre_optimizer_step(run=self.run, trainer=None, step=step)
         hook.on_completions(run=self.run, completions=Completions(method, tuple(rows), score), step=step)
         hook.on_step_end(run=self.run, step=step)
-        hook.pre_log(run=self.run, logs={}, step=step)
 
     def end(self) -> None:
         """Training is over."""
@@ -116,11 +103,11 @@ class Stage:
 
 @pytest.fixture
 def stage(run_config: Callable[..., Any]) -> Callable[..., Stage]:
-    """Return a function that makes a Stage: `stage(every=2, sample="worst")`."""
+    """Return a function that makes a Stage: `stage(every=2, sample="worst")`; `folder` is another run folder."""
     return lambda **options: Stage(run_config, options)
 
 
 @pytest.fixture
 def kit() -> Any:
     """The classes above, as test files cannot import this one."""
-    return SimpleNamespace(Feeder=Feeder, Shown=Shown, preference=preference)
+    return SimpleNamespace(Shown=Shown, preference=preference)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from longline.cli import run_cli
+from longline.testing import assert_constructor_is_idle
 from longline_completions.config import CompletionsConfig
+from longline_completions.plugin import CompletionsPlugin
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
     def run(*lines: str) -> tuple[int, str]:
         (tmp_path / "rows.jsonl").write_text("{}\n")
-        head = f"model: {{path: owner/name}}\ndata: {{train: {tmp_path}/rows.jsonl}}\noutput_dir: {tmp_path}/run\n"
+        head = f"method: dpo\nmodel: {{path: owner/name}}\ndata: {{train: {tmp_path}/rows.jsonl}}\noutput_dir: {tmp_path}/run\n"
         path = tmp_path / "c.yaml"
         path.write_text(f"{head}plugins:\n  completions:\n" + "".join(f"    {line}\n" for line in lines))
         code = run_cli(["check", str(path)])
@@ -53,7 +55,7 @@ def test_every_mistake_at_once_with_its_place(check):
         "every: 0", "max_rows: none", "max_bytes: 4 XB", "columns: [prompt, prompt]", "sample: wurst", "max_row: 3"
     )
     assert code == 2
-    assert "c.yaml:6:12: plugins.completions.every: must be at least 1, got 0" in told
+    assert "c.yaml:7:12: plugins.completions.every: must be at least 1, got 0" in told
     assert "plugins.completions.max_rows" in told
     assert "could not interpret byte unit: XB" in told
     assert "plugins.completions.columns: names 'prompt' twice" in told
@@ -85,6 +87,10 @@ def test_plugins_show_tells_the_options(capsys):
     assert run_cli(["plugins", "show", "completions"]) == 0
     told = capsys.readouterr().out
     assert all(name in told for name in CompletionsConfig.model_fields)
+
+
+def test_the_constructor_does_no_work():
+    assert_constructor_is_idle(CompletionsPlugin, {"every": 3})
 
 
 # --- the README -----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,12 +30,13 @@ def prefer(run_config, tmp_path):
         ]
         make = {"kto": lambda n, row: {"prompt": row["prompt"], "completion": row["chosen"], "label": n % 2 == 0}}
         make["grpo"] = lambda _, row: {"prompt": row["prompt"]}
-        rows = [make.get(method, lambda _, row: row)(n, row) for n, row in enumerate(rows)]
+        rows = [{**make.get(method, lambda _, row: row)(n, row), "source": f"page {n}"} for n, row in enumerate(rows)]
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         trainer = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, **more.pop("trainer", {})}
-        data = {"train": [{"path": str(path)}]}
-        return run_config(method=method, data=data, trainer=trainer, plugins={"completions": more.pop("options", {})}, **more)
+        data = {"train": [{"path": str(path)}], **more.pop("data", {})}
+        plugins = {"completions": more.pop("options", {}), **more.pop("beside", {})}
+        return run_config(method=method, data=data, trainer=trainer, plugins=plugins, **more)
 
     return write
 
@@ -92,12 +94,85 @@ def test_grpo_has_a_column_for_each_reward_function(prefer, run_longline, tmp_pa
     assert run_cli(["completions", str(outcome.output_dir), "--best", "--limit", "3"]) == 0
 
 
-def test_a_column_that_the_method_does_not_have(prefer, capsys):
-    assert run_cli(["train", str(prefer(options={"columns": ["prompt", "reward_choosen"]}, trainer={"max_steps": 50}))]) == 3
-    told = capsys.readouterr().err
-    assert "plugin 'completions' (longline-completions 0.1.0) stopped the run in pre_log" in told
-    assert "columns: the rows of dpo have no 'reward_choosen'" in told
-    assert "did you mean 'reward_chosen'?" in told
+SCORING = "def length(completions, **_):\n    return [float(len(text)) for text in completions]\n"
+
+
+BRINGS = """
+from longline import Plugin, RewardFunction, hookimpl
+
+class Brings(Plugin):
+    @hookimpl
+    def provide_reward_functions(self):
+        return [RewardFunction("weight", lambda completions, **_: [1.0 for _ in completions])]
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "column", "told", "meant"),
+    [
+        ("dpo", {}, "reward_choosen", "the rows of dpo have no 'reward_choosen'", "did you mean 'reward_chosen'?"),
+        ("kto", {}, "margin", "the rows of kto have no 'margin'", "there are prompt, completion, label, reward"),
+        ("grpo", {"rewards": "scoring:length"}, "lenght", "the rows of grpo have no 'lenght'", "did you mean 'length'?"),
+        ("dpo", {"data": {"keep": "source"}}, "sorce", "the rows of dpo have no 'sorce'", "did you mean 'source'?"),
+    ],
+)
+def test_a_column_that_the_method_does_not_have(prefer, tmp_path, capsys, method, more, column, told, meant):
+    config = prefer(method, options={"columns": ["prompt", column]}, **more)
+    for command in ("check", "plan", "train"):
+        assert run_cli([command, str(config)]) == 3
+        said = capsys.readouterr().err
+        assert f"plugins.completions.columns: {told}" in said
+        assert meant in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_columns_of_reward_functions_and_of_the_data_are_known(prefer, run_longline, tmp_path):
+    (tmp_path / "scoring.py").write_text(SCORING)
+    trainer = {"num_generations": 4, "max_completion_length": 8, "max_steps": 1}
+    options = {"columns": ["source", "length"]}
+    config = prefer("grpo", rewards="scoring:length", trainer=trainer, options=options, data={"keep": "source"})
+    (frame,) = files(run_longline(config).output_dir).values()
+    assert list(frame) == ["step", "source", "length"]
+    assert set(frame["source"]) <= {f"page {index}" for index in range(32)}
+
+
+@pytest.mark.parametrize(("column", "status"), [("weight", 0), ("wieght", 3)])
+def test_what_another_plugin_brings_is_looked_at_before_training(prefer, tmp_path, column, status):
+    """Its reward functions are known in the run alone: check passes both columns, and training starts with the right one."""
+    site = tmp_path / "site"
+    info = site / "longline_brings-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "brings.py").write_text(BRINGS)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: longline-brings\nVersion: 1.0\n\n")
+    (info / "entry_points.txt").write_text("[longline]\nbrings = brings:Brings\n")
+    trainer = {"num_generations": 4, "max_completion_length": 8, "max_steps": 1}
+    config = prefer("grpo", trainer=trainer, options={"columns": ["prompt", column]}, beside={"brings": {}})
+
+    def longline(command):
+        environ = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run([*LONGLINE, command, str(config)], env=environ, capture_output=True, text=True, check=False)
+
+    assert longline("check").returncode == 0
+    done = longline("train")
+    assert done.returncode == status, done.stderr
+    if status:
+        assert "columns: the rows of grpo have no 'wieght'" in done.stderr
+        assert "did you mean 'weight'?" in done.stderr
+        assert not (tmp_path / "run" / "log.jsonl").exists()
+    else:
+        (frame,) = files(tmp_path / "run").values()
+        assert set(frame["weight"]) == {1.0}
+
+
+@pytest.mark.parametrize("sample", ["worst", "best"])
+def test_sft_compares_nothing(run_config, tmp_path, capsys, sample):
+    config = run_config(plugins={"completions": {"sample": sample}})
+    for command in ("check", "plan", "train"):
+        assert run_cli([command, str(config)]) == 3
+        said = capsys.readouterr().err
+        assert "method: completions: method sft compares no completions" in said
+        assert "remove completions from plugins:" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_evaluation_brings_no_rows(prefer, run_longline, tmp_path):

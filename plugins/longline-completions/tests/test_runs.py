@@ -1,4 +1,4 @@
-"""Real training, with rows as a preference method brings them: done, failed, stopped, killed, and gone on with."""
+"""Real training of a preference method, two rows a step: done, failed, stopped, killed, and gone on with."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def plugin(**options) -> LoadedPlugin:
     return LoadedPlugin.of(CompletionsPlugin(CompletionsConfig(**options)), "completions")
 
 
+@pytest.fixture
+def dpo(preference_rows) -> dict:
+    """What a config says to train a preference method."""
+    return {"method": "dpo", "data": {"train": [{"path": str(preference_rows)}]}}
+
+
 class Fail(Plugin):
     """Raises where that stops a run, in the middle of a step."""
 
@@ -60,9 +66,9 @@ class Stop(Plugin):
 # --- how a run ends -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_completes(run_longline, kit):
+def test_a_run_that_completes(run_longline, kit, dpo):
     shown = kit.Shown()
-    outcome = run_longline(plugins=[shown, kit.Feeder(), plugin(every=2)])
+    outcome = run_longline(plugins=[shown, plugin(every=2)], **dpo)
     assert outcome.result.status == "completed"
     assert tables(outcome.output_dir) == {
         "step-000002.parquet": [1, 1, 2, 2],
@@ -74,12 +80,12 @@ def test_a_run_that_completes(run_longline, kit):
     assert outcome.manifest["hooks"]["plugins"]["completions"]["on_completions"]["calls"] == 5
 
 
-def test_a_run_that_crashes(run_longline, kit, tmp_path):
+def test_a_run_that_crashes(run_longline, kit, dpo, tmp_path):
     """The tracker stands before the plugin and is closed in on_run_end: it must have had the table by then."""
     shown = kit.Shown()
     recorder = HookRecorder()
     with pytest.raises(HookError, match="the cable broke"):
-        run_longline(plugins=[shown, kit.Feeder(), plugin(), Fail(4)], recorder=recorder)
+        run_longline(plugins=[shown, plugin(), Fail(4)], recorder=recorder, **dpo)
     assert tables(tmp_path / "run") == {"step-000003.parquet": [1, 1, 2, 2, 3, 3]}
     assert shown.steps() == [[1, 1, 2, 2, 3, 3]]
     names = [call.partition("(")[0] for call in recorder.calls]
@@ -88,42 +94,23 @@ def test_a_run_that_crashes(run_longline, kit, tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped(run_longline, kit, signum):
+def test_a_run_that_is_stopped(run_longline, kit, dpo, signum):
     shown = kit.Shown()
-    outcome = run_longline(plugins=[shown, kit.Feeder(), plugin(), Stop(3, signum)])
+    outcome = run_longline(plugins=[shown, plugin(), Stop(3, signum)], **dpo)
     assert outcome.result.exit_code == 128 + signum
     assert tables(outcome.output_dir) == {"step-000003.parquet": [1, 1, 2, 2, 3, 3]}
     assert shown.steps() == [[1, 1, 2, 2, 3, 3]]
     assert not list((outcome.output_dir / "completions").glob(".*"))
 
 
-def test_sft_alone_has_nothing_to_do(run_longline, kit):
-    shown = kit.Shown()
-    outcome = run_longline(plugins=[plugin(every=1), shown])
-    assert outcome.result.status == "completed"
-    assert [alert for alert in shown.alerts if "nothing to do" in alert] == shown.alerts
-    assert len(shown.alerts) == 1
-    assert not (outcome.output_dir / "completions").exists()
-
-
-def test_a_wrong_column_stops_at_the_first_step_with_status_3(run_longline, kit, tmp_path):
-    recorder = HookRecorder()
-    with pytest.raises(HookError) as caught:
-        run_longline(plugins=[kit.Feeder(), plugin(columns=("promt",))], trainer={"max_steps": 50}, recorder=recorder)
-    assert caught.value.exit_code == 3
-    assert "did you mean 'prompt'?" in str(caught.value)
-    assert recorder.hooks("on_step_end") == ["on_step_end(step=1)"]
-    assert not (tmp_path / "run" / "completions").exists()
-
-
-def test_a_full_disk_does_not_touch_the_run(run_longline, kit):
+def test_a_full_disk_does_not_touch_the_run(run_longline, kit, dpo):
     class InTheWay(Plugin):
         @hookimpl
         def on_run_start(self, run):
             (run.output_dir / "completions").write_text("")
 
     shown = kit.Shown()
-    outcome = run_longline(plugins=[InTheWay(PluginConfig()), kit.Feeder(), plugin(every=2), shown])
+    outcome = run_longline(plugins=[InTheWay(PluginConfig()), plugin(every=2), shown], **dpo)
     assert outcome.result.status == "completed"
     assert len(shown.tables) == 3
     assert any("completions are not kept on disk" in alert for alert in shown.alerts)
@@ -138,72 +125,69 @@ def all_steps(folder: Path) -> list[int]:
     return sorted(step for rows in tables(folder).values() for step in rows)
 
 
-def test_after_a_stop_it_goes_on_and_each_row_is_there_once(run_longline, run_config, kit):
-    config = run_config(trainer=SAVING)
-    run_longline(config, plugins=[kit.Feeder(), plugin(every=4), Stop(6)])
+def test_after_a_stop_it_goes_on_and_each_row_is_there_once(run_longline, run_config, kit, dpo):
+    config = run_config(trainer=SAVING, **dpo)
+    run_longline(config, plugins=[plugin(every=4), Stop(6)])
     shown = kit.Shown()
-    outcome = run_longline(config, plugins=[kit.Feeder(), plugin(every=4), shown], resume="last")
+    outcome = run_longline(config, plugins=[plugin(every=4), shown], resume="last")
     assert list(tables(outcome.output_dir)) == ["step-000004.parquet", "step-000006.parquet", "step-000008.parquet"]
     assert all_steps(outcome.output_dir) == sorted([*range(1, 9)] * 2)
     assert shown.steps() == [[7, 7, 8, 8]]
 
 
-def test_after_a_crash_steps_are_made_again_and_none_is_lost(run_longline, run_config, kit, tmp_path):
+def test_after_a_crash_steps_are_made_again_and_none_is_lost(run_longline, run_config, kit, dpo, tmp_path):
     """The checkpoint is of step 3, tables came at 2, 4 and 5: rows of step 3 are in a table that is made anew."""
-    config = run_config(trainer=SAVING)
+    config = run_config(trainer=SAVING, **dpo)
     with pytest.raises(HookError):
-        run_longline(config, plugins=[kit.Feeder(lambda step: [{"prompt": "first", "margin": step}]), plugin(every=2), Fail(6)])
+        run_longline(config, plugins=[plugin(every=2), Fail(6)])
     assert list(tables(tmp_path / "run")) == ["step-000002.parquet", "step-000004.parquet", "step-000005.parquet"]
-    feeder = kit.Feeder(lambda step: [{"prompt": "second", "margin": step}])
-    outcome = run_longline(config, plugins=[feeder, plugin(every=2)], resume="last")
+    outcome = run_longline(config, plugins=[plugin(every=2)], resume="last")
     assert tables(outcome.output_dir) == {
-        "step-000002.parquet": [1, 2],
-        "step-000003.parquet": [3],
-        "step-000004.parquet": [4],
-        "step-000006.parquet": [5, 6],
-        "step-000008.parquet": [7, 8],
+        "step-000002.parquet": [1] * 2 + [2] * 2,
+        "step-000003.parquet": [3] * 2,
+        "step-000004.parquet": [4] * 2,
+        "step-000006.parquet": [5] * 2 + [6] * 2,
+        "step-000008.parquet": [7] * 2 + [8] * 2,
     }
-    frame = pd.read_parquet(outcome.output_dir / "completions")
-    assert frame["prompt"].tolist() == ["first"] * 3 + ["second"] * 5
+    whole = run_longline(plugins=[plugin(every=8)], trainer=SAVING, output_dir=str(tmp_path / "whole"), **dpo)
+    expected, found = (pd.read_parquet(run.output_dir / "completions") for run in (whole, outcome))
+    assert found.equals(expected), "the rows of a run that nothing stopped"
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from longline import Completions, Plugin, PluginConfig, hookimpl
+from longline import Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
 from longline.plugins import LoadedPlugin
 from longline.run import train
 
-class Feeder(Plugin):
+class At(Plugin):
     @hookimpl
-    def on_step_end(self, run, step):
-        rows = ({"prompt": "first", "margin": 0.5},)
-        run.hook.on_completions(run=run, completions=Completions("dpo", rows, "margin"), step=step)
+    def on_step_end(self, step):
         if step == int(sys.argv[2]):
             print("here", flush=True)
             if sys.argv[3] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-train(load_config(Path(sys.argv[1])), plugins=[LoadedPlugin.of(Feeder(PluginConfig()))])
+train(load_config(Path(sys.argv[1])), plugins=[LoadedPlugin.of(At(PluginConfig()))])
 """
 
 
-def test_after_a_kill_the_checkpoint_has_all_rows_up_to_it(run_longline, run_config, kit, tmp_path):
-    config = run_config(trainer=SAVING, plugins={"completions": {"every": 100}})
+def test_after_a_kill_the_checkpoint_has_all_rows_up_to_it(run_longline, run_config, kit, dpo, tmp_path):
+    config = run_config(trainer=SAVING, plugins={"completions": {"every": 100}}, **dpo)
     done = subprocess.run([sys.executable, "-c", KILLED, str(config), "5", "kill"], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert tables(tmp_path / "run") == {}, "no table was due"
     shown = kit.Shown()
-    feeder = kit.Feeder(lambda step: [{"prompt": "second", "margin": step}])
-    outcome = run_longline(config, plugins=[feeder, shown], resume="last")
-    assert tables(outcome.output_dir) == {"step-000003.parquet": [1, 2, 3], "step-000008.parquet": [4, 5, 6, 7, 8]}
-    assert shown.steps() == [[1, 2, 3], [4, 5, 6, 7, 8]], "what nobody was shown before the kill is shown"
-    assert [row[1] for row in shown.tables[0].rows] == ["first"] * 3
+    outcome = run_longline(config, plugins=[shown], resume="last")
+    steps = [sorted([*range(1, 4)] * 2), sorted([*range(4, 9)] * 2)]
+    assert tables(outcome.output_dir) == {"step-000003.parquet": steps[0], "step-000008.parquet": steps[1]}
+    assert shown.steps() == steps, "what nobody was shown before the kill is shown"
 
 
-def test_a_real_signal_to_a_real_process(run_config, tmp_path):
-    config = run_config(trainer={"max_steps": 100_000}, plugins={"completions": {"every": 1_000_000}})
+def test_a_real_signal_to_a_real_process(run_config, dpo, tmp_path):
+    config = run_config(trainer={"max_steps": 100_000}, plugins={"completions": {"every": 1_000_000}}, **dpo)
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(config), "4", "go on"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while (line := process.stdout.readline()) != "here\n":
@@ -215,34 +199,29 @@ def test_a_real_signal_to_a_real_process(run_config, tmp_path):
     last = manifest["summary"]["steps"]
     (steps,) = tables(tmp_path / "run").values()
     assert steps[-1] == last >= 4
-    assert steps == list(range(last + 1))[-128:][-len(steps) :]
+    assert steps == sorted([*range(1, last + 1)] * 2)[-128:]
 
 
-def test_overwrite_deletes_the_tables_of_the_run_before(run_longline, kit):
-    run_longline(plugins=[kit.Feeder(), plugin(every=1)])
-    outcome = run_longline(plugins=[kit.Feeder(), plugin(every=2)], trainer={"max_steps": 2}, overwrite=True)
+def test_overwrite_deletes_the_tables_of_the_run_before(run_longline, dpo):
+    run_longline(plugins=[plugin(every=1)], **dpo)
+    outcome = run_longline(plugins=[plugin(every=2)], trainer={"max_steps": 2}, overwrite=True, **dpo)
     assert list(tables(outcome.output_dir)) == ["step-000002.parquet"]
 
 
 # --- through the command line ---------------------------------------------------------------------------------------------------
 
 
-def test_from_the_config_with_the_real_entry_point(run_config, tmp_path, capsys):
-    config = run_config(plugins={"completions": {"every": 2, "sample": "worst", "max_bytes": "1MiB"}}, trainer={"max_steps": 2})
+def test_from_the_config_with_the_real_entry_point(run_config, dpo, tmp_path, capsys):
+    options = {"every": 2, "sample": "worst", "max_bytes": "1MiB"}
+    config = run_config(plugins={"completions": options}, trainer={"max_steps": 2}, **dpo)
     assert run_cli(["train", str(config)]) == 0
-    told = capsys.readouterr().out
-    assert "info: completions has nothing to do: method sft compares no completions" in told
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert {"name": "completions", "distribution": "longline-completions", "version": "0.1.0"} in manifest["plugins"]
     assert run_cli(["train", str(tmp_path / "run" / "config.yaml"), "--overwrite"]) == 0, "the saved config repeats the run"
+    assert run_cli(["completions", str(tmp_path / "run")]) == 0
+
+
+def test_a_run_that_compares_nothing_has_none(run_longline, tmp_path, capsys):
+    run_longline(trainer={"max_steps": 1})
     assert run_cli(["completions", str(tmp_path / "run")]) == 2
     assert "has no completions: method sft compares none" in capsys.readouterr().err
-
-
-def test_of_two_ranks_only_the_main_one_writes(run_config, tmp_path):
-    config = run_config(plugins=["completions"], trainer={"max_steps": 2})
-    done = subprocess.run(
-        [sys.executable, "-m", "longline", "train", str(config), "--nproc", "2"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("completions has nothing to do") == 1

@@ -10,6 +10,7 @@ import pytest
 
 from longline import LonglineError
 from longline.cli import run_cli
+from longline.testing import assert_constructor_is_idle
 from longline_lark.address import url_fault
 from longline_lark.config import LarkConfig
 from longline_lark.credentials import find
@@ -215,3 +216,9 @@ def test_the_readme_tells_every_option_code_and_event():
     assert all(str(code) in text for code in REMEDIES)
     example = text.partition("rules:\n")[2].partition("\n\n")[0]
     assert [parse(line.strip().removeprefix("- ")).text for line in example.splitlines()][2] == "nan"
+
+
+def test_the_constructor_does_no_work():
+    assert_constructor_is_idle(
+        LarkPlugin, {"webhook_url": "https://open.larksuite.com/open-apis/bot/v2/hook/abc", "secret": "s", "rules": ["nan"]}
+    )

@@ -127,10 +127,50 @@ def test_a_run_that_is_stopped_by_a_signal(lark, run_longline, signum):
 
 def test_a_resumed_run_says_so(lark, run_longline, run_config):
     save = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    run_longline(plugins=[At(lambda run: signal.raise_signal(signal.SIGINT))], trainer=save)
-    run_longline(plugins=[plugin(lark)], trainer=save, resume="last")
-    assert lark.titles == ["run: started", "run: completed"]
-    assert lark.facts(0)["Steps"] == "3 of 4, resumed"
+    stop = At(lambda run: signal.raise_signal(signal.SIGINT))
+    run_longline(plugins=[plugin(lark), stop], trainer=save)
+    run_longline(plugins=[plugin(lark), At(lambda run: None)], trainer=save, resume="last")
+    assert lark.titles == ["run: started", "run: interrupted", "run: started", "run: completed"]
+    assert lark.facts(2)["Steps"] == "3 of 4, resumed"
+
+
+def test_a_rule_goes_on_counting_after_a_resume(lark, run_longline, run_config, tmp_path):
+    """The rule is met at step 4, by events of steps 1 to 4: the resumed run sees two of them, and tells as the whole one does."""
+    rules = {"rules": ["loss > 0.001 for 4 logs", "no improvement in loss for 3 logs by 1000", "nan"]}
+    save = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+
+    def told(outcome):
+        return outcome.hooks("on_alert")
+
+    config = run_config(trainer=save)
+    before = run_longline(config, plugins=[plugin(lark, **rules)])
+    assert told(before) == []
+    longer = run_config(trainer={**save, "max_steps": 5})
+    after = run_longline(longer, plugins=[plugin(lark, **rules)], resume="last")
+    whole = run_longline(plugins=[plugin(lark, **rules)], trainer={"max_steps": 5}, output_dir=str(tmp_path / "whole"))
+    assert len(told(whole)) == 2
+    assert told(after) == told(whole)
+
+
+class Loud(Plugin):
+    """Alerts as soon as there is a model."""
+
+    @hookimpl
+    def post_model_load(self, run):
+        run.alert("loud", "a model is there")
+
+
+def test_other_commands_tell_nobody(lark, run_config):
+    from longline import stages
+    from longline.run import open_run
+
+    loaded = load_config(run_config())
+    for command, titles in (("evaluate", 0), ("train", 1)):
+        made = plugin(lark)
+        state = open_run(loaded, command, [LoadedPlugin.of(made, "lark"), LoadedPlugin.of(Loud(PluginConfig()))])
+        stages.model(state, stages.tokenizer(state))
+        made._close()
+        assert len(lark.titles) == titles, command
 
 
 def test_in_chinese(lark, run_longline):

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from longline.cli import run_cli
+from longline.testing import assert_constructor_is_idle
 from longline_liger import release
 from longline_liger.config import LigerConfig, options_of
 from longline_liger.plugin import LigerPlugin
@@ -56,6 +57,10 @@ def test_a_kernel_of_a_newer_release_is_an_option():
     assert newer(attn_res=True, rope=True).wanted() == ("rope", "attn_res")
     with pytest.raises(ValidationError):
         LigerConfig(attn_res=True)
+
+
+def test_the_constructor_does_no_work():
+    assert_constructor_is_idle(LigerPlugin, {"rope": True})
 
 
 def test_importing_costs_nothing():

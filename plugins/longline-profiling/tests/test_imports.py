@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from longline.testing import assert_constructor_is_idle
+from longline_profiling.plugin import ProfilingPlugin
+
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy")
 
 
@@ -24,3 +27,7 @@ def test_no_heavy_library(code):
     check = f"{code}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_constructor_does_no_work():
+    assert_constructor_is_idle(ProfilingPlugin, {"steps": {"start": 2}})

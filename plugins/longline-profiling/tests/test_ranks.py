@@ -25,7 +25,7 @@ class SlowPlugin(Plugin):
         from longline.data.collate import Collator
         from longline.data.kinds import load
 
-        collate = Collator(pad_token_id=int(tokenizer.pad_token_id), kind=load(run.plan.kind), packing=run.plan.packing)
+        collate = Collator(pad_token_id=int(tokenizer.pad_token_id), kind=load(run.method.kind), packing=run.plan.packing)
 
         def slowly(rows):
             time.sleep(0.03 * int(os.environ["RANK"]))

@@ -14,6 +14,7 @@ import pytest
 from longline import Plugin, PluginConfig, hookimpl
 from longline.cli import run_cli
 from longline.errors import PluginError
+from longline.testing import HookRecorder
 from longline_profiling.config import ProfilingConfig
 from longline_profiling.plugin import ProfilingPlugin
 
@@ -77,11 +78,26 @@ def test_shapes_and_stacks_are_recorded_on_request(run_longline):
     assert any(event.get("cat") == "python_function" for event in trace)
 
 
-def test_a_window_that_the_run_never_reaches_is_refused_before_training(run_longline):
-    with pytest.raises(PluginError, match=r"steps.start is 9, and this run makes 5 steps") as refused:
-        run_longline(plugins=[plugin(9, 2)])
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_window_after_max_steps_is_refused_before_a_run(command, run_config, tmp_path, capsys):
+    config = run_config(plugins={"profiling": {"steps": {"start": 9, "count": 2}}})
+    assert run_cli([command, str(config)]) == 3
+    said = capsys.readouterr().err
+    assert "plugins.profiling.steps.start: steps.start is 9, and this run makes 5 steps: there would be no trace" in said
+    assert "lower plugins.profiling.steps.start" in said
+    assert not (tmp_path / "run").exists()
+    off = ["--set", "plugins.profiling.enabled=false"]
+    assert run_cli(["check", str(config), *off]) == 0
+
+
+def test_a_window_after_the_last_epoch_is_refused_before_training(run_longline):
+    recorder = HookRecorder()
+    epochs = {"max_steps": None, "num_train_epochs": 1}
+    with pytest.raises(PluginError, match=r"steps.start is 900, and this run makes \d+ steps") as refused:
+        run_longline(plugins=[plugin(900, 2)], recorder=recorder, trainer=epochs)
     assert refused.value.exit_code == 3
     assert "steps.start" in refused.value.hint
+    assert not recorder.hooks("on_train_begin")
 
 
 def test_a_window_that_the_run_cuts_is_told_and_written(run_longline):

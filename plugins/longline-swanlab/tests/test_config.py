@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from longline.cli import run_cli
+from longline.testing import assert_constructor_is_idle
 from longline_swanlab.config import SwanLabConfig
+from longline_swanlab.plugin import SwanLabPlugin
 
 KEY = "k3y-of-the-account-0123456789"
 
@@ -208,3 +210,7 @@ def test_the_readme_tells_every_option_and_mode():
         "offline",
         "disabled",
     ]
+
+
+def test_the_constructor_does_no_work():
+    assert_constructor_is_idle(SwanLabPlugin, {"project": "fish", "mode": "local"})

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longline import __version__
+from longline.config import doors
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, LonglineError, PluginError, did_you_mean
 from longline.process import garbage, telemetry
 
@@ -45,6 +46,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# click, because it imports in milliseconds and lets a command be a module that is imported when it runs: `--help` and `check`
+# never pay for torch.
 class LazyGroup(click.Group):
     """A group whose commands are modules that are imported when they are called."""
 
@@ -110,13 +113,7 @@ class PluginGroup(LazyGroup):
 
 def plugin_commands() -> dict[str, list[EntryPoint]]:
     """The commands of plugins by name, with every distribution that offers one; from metadata alone."""
-    import importlib_metadata
-
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(importlib_metadata.entry_points(group=PLUGIN_COMMANDS), key=lambda entry: entry.name):
-        if entry.name not in COMMANDS and entry.dist is not None:
-            found.setdefault(entry.name, []).append(entry)
-    return found
+    return {name: entries for name, entries in doors.offers(PLUGIN_COMMANDS).items() if name not in COMMANDS}
 
 
 def _summary(entry: EntryPoint) -> str:
@@ -125,7 +122,7 @@ def _summary(entry: EntryPoint) -> str:
 
 
 def _load(name: str, offers: list[EntryPoint]) -> click.Command:
-    distributions = [f"{entry.dist.name} {entry.dist.version}" for entry in offers if entry.dist]
+    distributions = [doors.distribution(entry) for entry in offers]
     if len(offers) > 1:
         text = f"the command {name!r} is offered by several distributions: {', '.join(distributions)}"
         raise PluginError(text, hint="pip uninstall all but one")

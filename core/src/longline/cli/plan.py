@@ -28,7 +28,7 @@ def command(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     run, plan = state.view, state.plan
     if best := best_attention(run.config.model, run.output):
         plan = plan.with_attention(*best)
-    answers = {hook: names for hook, names in state.bus.answers().items() if names}
+    answers = {hook: names for hook, names in state.bus.listeners().items() if names}
     if as_json:
         facts = [{"name": fact.name, "value": run.mask(fact.value), "why": fact.why} for fact in plan.facts]
         click.echo(json.dumps({"facts": facts, "hooks": answers}, indent=2, ensure_ascii=False))

@@ -59,6 +59,7 @@ def list_command(config: Path | None, overrides: tuple[str, ...], as_json: bool)
     from longline.plugins import installed
 
     infos = installed()
+    # From metadata alone: listing must work when a plugin is broken.
     rows = [_facts(info) for info in infos.values()]
     unusable: list[str] = []
     if config is not None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from longline.config import doors
 from longline.config.attention import ATTENTION, lookup
-from longline.config.dump import looks_local
 from longline.config.explain import nearest
 from longline.config.method import find
+from longline.config.paths import is_template, looks_local
 from longline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,12 +70,11 @@ def model_path(loaded: LoadedConfig) -> Iterator[Problem]:
     """A path that can only be local must exist."""
     text = loaded.config.model.path
     path = Path(text).expanduser()
-    local = path.suffix == ".gguf" or text.startswith((".", "/", "~")) or text.count("/") > 1
     if "://" in text:
         yield loaded.problem(
             "a url is no model path", "model", "path", hint="a folder, a .gguf file, or a hub id such as owner/name"
         )
-    elif local and not path.exists():
+    elif looks_local(text) and not path.exists():
         yield loaded.problem(
             f"no such {'file' if path.suffix == '.gguf' else 'folder'}: {text}", "model", "path", hint=_similar(path)
         )
@@ -87,7 +86,7 @@ def model_path(loaded: LoadedConfig) -> Iterator[Problem]:
 def chat_template(loaded: LoadedConfig) -> Iterator[Problem]:
     """A template that holds no Jinja is the path of a file."""
     text = loaded.config.model.tokenizer.chat_template
-    if text is not None and "{%" not in text and "{{" not in text and not Path(text).expanduser().is_file():
+    if text is not None and not is_template(text) and not Path(text).expanduser().is_file():
         hint = _similar(Path(text).expanduser()) or "give a Jinja template or the path of one"
         yield loaded.problem(f"no such file: {text[:80]}", "model", "tokenizer", "chat_template", hint=hint)
 
@@ -111,6 +110,7 @@ def packing_is_isolated(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(text, "data", "packing", hint=f"turn packing off, or use one of {able}")
 
 
+# transformers tells packed samples apart by position ids that start again, which it looks for only without a cache.
 @_check("trainer.use_cache", "data.packing")
 def packing_has_no_cache(loaded: LoadedConfig) -> Iterator[Problem]:
     """With a key-value cache transformers no longer tells packed samples apart."""

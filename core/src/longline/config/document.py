@@ -28,6 +28,7 @@ MAX_DEPTH = 64
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _TAG = "tag:yaml.org,2002:"
+# YAML 1.1, as PyYAML reads it, takes `1e-4` for text and `no` for false: the two mistakes that configs are known for.
 _IMPLICIT: tuple[tuple[str, str, str], ...] = (
     ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
@@ -175,6 +176,7 @@ def read_text(path: Path) -> str:
     if size > MAX_BYTES:
         raise ConfigError(f"{path}: {size:,} bytes; a config is at most {MAX_BYTES:,}", hint="is this a data file?")
     try:
+        # Editors on Windows put a byte order mark in front; the columns in messages count without it.
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

@@ -10,6 +10,7 @@ import yaml
 
 from longline import __version__
 from longline.config.document import IMPLICIT_RESOLVERS, Keys, dotted
+from longline.config.paths import is_template, looks_local
 from longline.config.secrets import MASK, Secrets, is_plain, looks_secret, mask_userinfo
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
 
 _LOCAL = re.compile(r"^(?:data\.(?:train|eval)\.\d+\.path|model\.path|model\.tokenizer\.(?:path|chat_template))$")
-_FILE_ENDING = re.compile(
-    r"\.(?:jsonl|json|csv|tsv|parquet|arrow|feather|txt|text|md|gz|bz2|xz|zst|zip|gguf|jinja2?|ya?ml)$"
-)  # no hub id ends with these
 _ALWAYS_LOCAL = frozenset({"data.cache_dir", "output_dir"})
 _OLDER = yaml.SafeDumper.yaml_implicit_resolvers
 
@@ -34,6 +32,7 @@ class _Dumper(yaml.SafeDumper):
         first: [*_OLDER.get(first, []), *IMPLICIT_RESOLVERS.get(first, [])] for first in {*_OLDER, *IMPLICIT_RESOLVERS}
     }
 
+    # An anchor would stand where a person looks for the value.
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
@@ -109,7 +108,8 @@ class _Cleaner:
                 return f"${{{reference}}}"
             template = self._harmless_template(keys)
             return template or (mask_userinfo(self.secrets.mask(text)) if "://" in text else MASK)
-        if path in _ALWAYS_LOCAL or (_LOCAL.match(path) and _names_a_file(text)):
+        if path in _ALWAYS_LOCAL or (_LOCAL.match(path) and not is_template(text) and looks_local(text)):
+            # In a config paths are relative to the working directory; the saved one repeats the run from anywhere.
             text = str(Path(text).expanduser().absolute())
         return _escape(text)
 
@@ -134,20 +134,3 @@ class _Cleaner:
 
 def _escape(text: str) -> str:
     return text.replace("${", "$${")
-
-
-def _names_a_file(text: str) -> bool:
-    return "{%" not in text and "{{" not in text and looks_local(text)
-
-
-def looks_local(text: str) -> bool:
-    """Whether a path names something on this machine rather than a url or a hub id (`name` or `owner/name`)."""
-    if "://" in text:
-        return False
-    path = Path(text).expanduser()
-    return (
-        text.startswith((".", "/", "~"))
-        or any(mark in text for mark in "*?[")
-        or bool(_FILE_ENDING.search(text))
-        or path.exists()
-    )

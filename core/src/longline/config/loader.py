@@ -1,6 +1,6 @@
 """From a file and overrides to a `LoadedConfig`, or to one ConfigError that lists everything that is wrong.
 
-The order: YAML to nodes with places; the short forms of `data.train` and `plugins` written out; overrides; `${NAME}`; the
+The order: YAML to nodes with places; the short forms of lists and of `plugins` written out; overrides; `${NAME}`; the
 fields of `trainer`, `adapter` and `quantization`; the sections' own rules; what must fit together across sections.
 """
 
@@ -19,7 +19,7 @@ from longline.config.document import Key, Keys, Node, Place, dotted
 from longline.config.explain import explain, models_in
 from longline.config.frozen import freeze
 from longline.config.secrets import MASK
-from longline.config.sections import Config, DataSection, ModelSection, SourceSection
+from longline.config.sections import SHORT_FORMS, Config, DataSection, ModelSection, SourceSection
 from longline.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -93,13 +93,14 @@ def read_config(
     _write_out(root, problems)
     for rank, override in enumerate(overrides, start=1):
         _override(root, override, rank, problems)
-    _write_out(root, problems)
+    _write_out(root, problems)  # an override may bring short forms of its own
     env_refs = _substitute(root, os.environ if environ is None else environ, problems)
     problems += _masked(root)
     problems += method.check_name(root)
     bad = {problem.path for problem in problems if problem.path and problem.where}
     problems += fields.check_fields(root, bad)
     bad |= {problem.path for problem in problems if problem.path}
+    # What is wrong is left out and the rest checked on, so that nobody repairs a file one message at a time.
     config, found = _validate(root, bad)
     problems += found
     if config is None:
@@ -153,23 +154,23 @@ def _write_out(root: Node, problems: list[Problem]) -> None:
         above, node = root.find(tuple(parents)), root.find(tuple(name.split(".")))
         if above and node and node.value is None:
             del above.value[last]
-    for name in ("train", "eval"):
-        sources = root.find(("data", name))
-        if sources:
-            _write_out_sources(sources)
+    for keys, key in SHORT_FORMS.items():
+        listed = root.find(keys)
+        if listed:
+            _write_out_list(listed, key)
     plugins = root.child("plugins")
     if plugins:
         _write_out_plugins(plugins, problems)
 
 
-def _write_out_sources(node: Node) -> None:
+def _write_out_list(node: Node, key: str) -> None:
     if isinstance(node.value, (str, dict)):
         node.value = [Node(node.value, node.at, node.key, node.template)]
         node.template = None
     if isinstance(node.value, list):
         for item in node.value:
             if isinstance(item.value, str):
-                item.value = {"path": Node(item.value, item.at, item.key)}
+                item.value = {key: Node(item.value, item.at, item.key)}
 
 
 def _write_out_plugins(node: Node, problems: list[Problem]) -> None:

@@ -34,6 +34,7 @@ def find(name: str) -> Method:
         ConfigError: nobody offers it, several distributions do, or what is offered cannot be imported or is no method.
     """
     entry = doors.find(GROUP, name, WHAT, ELSEWHERE)
+    # Imported by its name: methods stand above the config and import it.
     method = cast("Method", doors.load(entry, WHAT, import_module("longline.methods.base").Method))
     if method.name != name:
         raise ConfigError(f"the method {name!r} ({doors.distribution(entry)}) calls itself {method.name!r}")

@@ -94,6 +94,7 @@ class Secrets:
 
     def mask(self, text: str) -> str:
         """The text with every known secret masked, also where it is url- or JSON-escaped; urls lose their userinfo."""
+        # The longest first: where one secret is part of another, a rest of the longer one would stay.
         for value in sorted(self._forms(), key=len, reverse=True):
             text = text.replace(value, MASK)
         return mask_userinfo(text)

@@ -16,6 +16,22 @@ TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
 ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
 
 
+SHORT_FORMS = {("data", "train"): "path", ("data", "eval"): "path", ("data", "keep"): "name", ("rewards",): "function"}
+"""Lists for which one item may be written, and the key that a text in place of an item stands for."""
+
+
+def _list_of(*keys: str) -> BeforeValidator:
+    """Accepts the short forms of the list at `keys`."""
+
+    def write_out(value: Any) -> Any:
+        items = [value] if isinstance(value, (str, dict)) else value
+        if not isinstance(items, list):
+            return items
+        return [{SHORT_FORMS[keys]: item} if isinstance(item, str) else item for item in items]
+
+    return BeforeValidator(write_out)
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are fixed once read, descriptions come from docstrings."""
 
@@ -161,33 +177,12 @@ class KeepSection(Section):
     """What stands where a batch is padded."""
 
 
-def _names(value: Any) -> Any:
-    """Accepts `keep: name`, and names within the list."""
-    if isinstance(value, (str, dict)):
-        value = [value]
-    if isinstance(value, list):
-        value = [{"name": item} if isinstance(item, str) else item for item in value]
-    return value
-
-
-def _one_or_more(value: Any) -> Any:
-    """Accepts `train: rows.jsonl` and `train: {path: ...}` for a list of one."""
-    if isinstance(value, (str, dict)):
-        value = [value]
-    if isinstance(value, list):
-        value = [{"path": item} if isinstance(item, str) else item for item in value]
-    return value
-
-
-Sources = Annotated[list[SourceSection], BeforeValidator(_one_or_more)]
-
-
 class DataSection(Section):
     """The rows, and how they become tokens."""
 
-    train: Annotated[Sources, Field(min_length=1)]
+    train: Annotated[list[SourceSection], _list_of("data", "train"), Field(min_length=1)]
     """What is trained on; one source or a list that is mixed."""
-    eval: Sources = []
+    eval: Annotated[list[SourceSection], _list_of("data", "eval")] = []
     """What is evaluated on."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Without `eval`: the share of the training rows that is set aside for evaluation."""
@@ -202,7 +197,7 @@ class DataSection(Section):
     """Put several samples into one row of `max_length`, isolated from each other."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be read: stop with its file and line, or leave it out, counted and listed."""
-    keep: Annotated[list[KeepSection], BeforeValidator(_names)] = []
+    keep: Annotated[list[KeepSection], _list_of("data", "keep")] = []
     """Further columns that reach the batch: names, or names with what they hold."""
     shuffle: bool = True
     """Mix the rows of all sources in an order fixed by `trainer.seed`, before packing."""
@@ -227,15 +222,6 @@ class RewardSection(Section):
     """Keyword arguments that are passed to the function at every call."""
 
 
-def _rewards(value: Any) -> Any:
-    """Accepts `rewards: name`, and names within the list."""
-    if isinstance(value, (str, dict)):
-        value = [value]
-    if isinstance(value, list):
-        value = [{"function": item} if isinstance(item, str) else item for item in value]
-    return value
-
-
 class EarlyStoppingSection(Section):
     """Stop when the best metric (`trainer.metric_for_best_model`, by default loss) no longer improves."""
 
@@ -255,31 +241,15 @@ class PluginEntry(BaseModel):
     on_error: Literal["continue", "raise"] = "continue"
 
 
-def _plugin_entry(name: Any, options: Any) -> dict[str, Any]:
+def _plugin_entry(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """One entry; `on_error` belongs to Longline, every other option to the plugin."""
-    options = {} if options is None else options
-    if not isinstance(name, str) or not isinstance(options, dict):
-        # pydantic turns a ValueError into an error with a place, a TypeError it lets through
-        raise ValueError("a plugin is a name, or a name with a mapping of its options: `swanlab: {project: demo}`")  # noqa: TRY004
     own = {key: value for key, value in options.items() if key == "on_error"}
     return {"name": name, "options": {key: value for key, value in options.items() if key not in own}, **own}
 
 
 def _plugin_entries(value: Any) -> Any:
-    """Reads a list of names, a list of `name: options`, or one mapping of names to options."""
-    if isinstance(value, dict):
-        return [_plugin_entry(name, options) for name, options in value.items()]
-    if not isinstance(value, list):
-        return value
-    entries: list[PluginEntry | dict[str, Any]] = []
-    for item in value:
-        if isinstance(item, PluginEntry):
-            entries.append(item)
-        elif isinstance(item, dict):
-            entries.extend(_plugin_entry(name, options) for name, options in item.items())
-        else:
-            entries.append(_plugin_entry(item, None))
-    return entries
+    """Reads the mapping of names to options that the loader makes of every form of `plugins`."""
+    return [_plugin_entry(name, options or {}) for name, options in value.items()] if isinstance(value, dict) else value
 
 
 class Config(Section):
@@ -295,7 +265,7 @@ class Config(Section):
     """The rows, and how they become tokens."""
     trainer: dict[str, Any] = {}
     """Fields of the method's own arguments class: transformers.TrainingArguments for sft, trl's config for the others."""
-    rewards: Annotated[list[RewardSection], BeforeValidator(_rewards)] = []
+    rewards: Annotated[list[RewardSection], _list_of("rewards")] = []
     """For methods that draw answers: the functions that score what the policy answered; one or a list."""
     plugins: Annotated[list[PluginEntry], BeforeValidator(_plugin_entries)] = []
     """A list of names, or a mapping of names to options; the order is the order of calls."""

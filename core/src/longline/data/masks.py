@@ -190,6 +190,8 @@ class ChatMasker:
         situation = (near, number == 0, number + 1 == len(messages), later, thought, bool(conversation.tools))
         header = self._headers.get(situation)
         if header is None or not within.startswith(header):
+            # Working it out takes up to four renderings, so a header serves all answers in the same situation that begin with
+            # it.
             header = self._find_header(rendering.text, conversation, number, region)
             self._headers[situation] = header
         return header
@@ -224,6 +226,7 @@ class ChatMasker:
         else:
             certain = probed is not None
         header = header if header.strip() else ""
+        # A wrong mask trains silently on the wrong thing, so a row of which this cannot be said is refused.
         if not certain or not within.startswith(header):
             raise TemplateError(f"message {number + 1}: can't tell where the answer starts in {within[:60]!r}")
         return header

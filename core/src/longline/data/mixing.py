@@ -36,6 +36,8 @@ def weighted(positions: Longs, sources: NDArray[np.int32], weights: Sequence[flo
     parts = []
     for source, weight in enumerate(weights):
         own = positions[sources[positions] == source]
+        # A weight is a count and no probability: an epoch has a known length, each row of a source with weight 1 is seen once
+        # in it, and a resumed run sees the same rows.
         whole = int(weight)
         parts.extend([own] * whole)
         count = round((weight - whole) * len(own))

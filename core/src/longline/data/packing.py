@@ -66,6 +66,7 @@ def pack(lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Packs:
     if sizes.min() < 1 or sizes.max() > capacity:
         raise ValueError(f"lengths must be between 1 and {capacity}")
     counts = np.bincount(sizes, minlength=capacity + 1)
+    # Without exact fits this is first-fit decreasing, which now and then needs fewer packs.
     found = (_patterns(counts, capacity, exact=exact) for exact in (True, False))
     return _filled(min(found, key=lambda patterns: sum(repeats for _, repeats in patterns)), sizes, counts)
 

@@ -20,7 +20,7 @@ from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
 from longline.data.report import LISTED_BAD_ROWS, SourceReport
 from longline.data.template import TemplateError
-from longline.data.values import Piece, Place, RowError, TokenRow, Tokens
+from longline.data.values import Origin, Piece, RowError, TokenRow, Tokens
 from longline.errors import DataError
 from longline.events import IGNORED
 
@@ -39,7 +39,7 @@ WORKERS = 2
 GUESS_ROWS = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-Record = tuple[Place, Mapping[str, Any] | str]
+Record = tuple[Origin, Mapping[str, Any] | str]
 Values = Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ Values = Mapping[str, Any]
 class Rendered:
     """A row as what is tokenised, what its kind keeps beside that, and the further columns: of the row, and of its tokens."""
 
-    place: Place
+    origin: Origin
     pieces: list[Written]
     beside: Values
     kept: Values
@@ -58,7 +58,7 @@ class Rendered:
 class Encoded:
     """A row in tokens, or what is wrong with it."""
 
-    place: Place
+    origin: Origin
     tokens: Tokens | None
     beside: Values
     kept: Values
@@ -103,6 +103,8 @@ class SourceRun:
         self._learn(head, reader)
         # The tokenizer works without the interpreter's lock and on all cores, so the next rows are rendered in the meantime;
         # there are two workers, so that it goes on while one makes labels of what it gave.
+        # Threads and not processes: forking beside an importing torch is unsafe, and a spawned process costs more than it
+        # brings.
         with self.tools.encoder.exact(), ThreadPoolExecutor(WORKERS) as workers:
             waiting: deque[Future[list[Encoded]]] = deque()
             for chunk in _chunks(itertools.chain(head, records), CHUNK_ROWS):
@@ -164,7 +166,7 @@ class SourceRun:
             return found
         if not columns:
             hint = "no row could be read, so no format can be guessed"
-            raise DataError(f"{self.place(head[0][0])}: {head[0][1]}", hint=hint)
+            raise DataError(f"{self.where(head[0][0])}: {head[0][1]}", hint=hint)
         return formats.guess(columns, self.section.columns, path, kind, brought_by)
 
     def _learn(self, head: list[Record], reader: Reader) -> None:
@@ -175,33 +177,33 @@ class SourceRun:
             keeping.learn([(row, _tried(reader.sample, row)) for row in rows], self.section.path)
         self.builder.keep(keeping.columns)
 
-    def place(self, place: Place) -> str:
+    def where(self, origin: Origin) -> str:
         """`file:line`."""
-        return f"{self.source.files[place.file]}:{place.line}"
+        return f"{self.source.files[origin.file]}:{origin.line}"
 
     # --- format -> template and masks -------------------------------------------------------------
 
     def _render(self, records: list[Record], reader: Reader) -> list[Rendered]:
         """Convert and render some rows; bad ones are counted. Once a bad row is there that stops, nothing is kept."""
         good: list[Rendered] = []
-        for place, row in records:
+        for origin, row in records:
             self.report.rows += 1
             try:
                 if isinstance(row, str):
                     raise RowError(row)  # noqa: TRY301 - one way for all bad rows
-                good.append(self._rendered(place, row, reader.sample(row)))
+                good.append(self._rendered(origin, row, reader.sample(row)))
             except (RowError, TemplateError) as error:
-                self.report.add_bad(self.place(place), str(error))
+                self.report.add_bad(self.where(origin), str(error))
         return [] if self.report.bad and self.tools.section.on_bad_row == "stop" else good
 
-    def _rendered(self, place: Place, row: Row, sample: Sample) -> Rendered:
+    def _rendered(self, origin: Origin, row: Row, sample: Sample) -> Rendered:
         pieces = self.tools.kind.write(sample, self.tools.masker, self.opened.train_on)
         for piece in pieces:
             if isinstance(piece, Piece):
                 _refuse_halves(piece.text)
         kept, aligned = self.tools.keeping.values(row, sample)
         self.templated[isinstance(pieces[0], Piece) and pieces[0].chat] += 1
-        return Rendered(place, pieces, sample.beside, kept, aligned)
+        return Rendered(origin, pieces, sample.beside, kept, aligned)
 
     # --- tokens -> kind ---------------------------------------------------------------------------
 
@@ -215,9 +217,9 @@ class SourceRun:
             for tokens, values in zip(parts, row.aligned, strict=False):
                 tokens.columns = _cut(values, tokens)
         except RowError as error:
-            return Encoded(row.place, None, row.beside, row.kept, str(error))
+            return Encoded(row.origin, None, row.beside, row.kept, str(error))
         tokens, beside = self.tools.kind.join(parts, row.beside)
-        return Encoded(row.place, tokens, beside, {**row.kept, **tokens.columns})
+        return Encoded(row.origin, tokens, beside, {**row.kept, **tokens.columns})
 
     def _tokens(self, pieces: Sequence[Written]) -> Iterator[Tokens]:
         """Tokens of each piece, in order; texts go through the tokenizer together."""
@@ -241,7 +243,7 @@ class SourceRun:
     def _add_all(self, rows: list[Encoded]) -> None:
         for row in rows:
             if row.tokens is None:
-                self.report.add_bad(self.place(row.place), row.wrong)
+                self.report.add_bad(self.where(row.origin), row.wrong)
             else:
                 self._add(row, row.tokens)
 
@@ -253,12 +255,12 @@ class SourceRun:
             report.dropped += 1
             refused = section.too_long == "error" or (section.too_long == "truncate" and not kind.cuts)
             if refused and len(self.too_long) < LISTED_BAD_ROWS:
-                self.too_long.append(f"{self.place(row.place)}: {width} tokens, the limit is {section.max_length}")
+                self.too_long.append(f"{self.where(row.origin)}: {width} tokens, the limit is {section.max_length}")
             return
         report.truncated += tokens.truncated
         report.straddling += tokens.straddles
         if fault := kind.fault(tokens, row.beside):
-            report.leave_out(fault, self.place(row.place))
+            report.leave_out(fault, self.where(row.origin))
             return
         trained = int(np.count_nonzero(tokens.labels != IGNORED))
         report.kept += 1
@@ -266,7 +268,7 @@ class SourceRun:
         report.tokens += len(tokens.ids)
         report.trained_tokens += trained
         report.terminators += tokens.terminators
-        self.builder.add(tokens, trained, row.place, self.number, row.beside, row.kept)
+        self.builder.add(tokens, trained, row.origin, self.number, row.beside, row.kept)
 
 
 def _tried(convert: Callable[[Row], Sample], row: Row) -> Sample | None:

@@ -90,6 +90,7 @@ def prepare(
                 return found
             with entry.partial() as folder:
                 _write(entry, folder, *work(folder))
+            # What was written is mapped from there, as every later run maps it: memory does not hold the tokens.
             return _cached(entry, fresh=True) or _in_memory(*work())
     except OSError as error:
         tables, report = work()
@@ -153,6 +154,7 @@ def build(
     kind = wanted.kind
     report = DataReport(max_length=section.max_length, layout=kind.layout(wanted.packing), fingerprint=key)
     report.unit, report.learns = kind.unit, kind.learns
+    # Formats of plain text need no template, so its absence is told by the format that does.
     masker = ChatMasker(tokenizer) if tokenizer.chat_template else None
     keeping = Keeping.of(section.keep, wanted.columns, kind, wanted.packing)
     tools = Tools(section, Encoder(tokenizer), masker, kind, keeping, wanted.brought_by)

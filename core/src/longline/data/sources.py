@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import xxhash
 
 from longline import upstream
+from longline.config.paths import looks_local
 from longline.data.readers import READERS, is_padded, kind_of, read_file
-from longline.data.values import Place
+from longline.data.values import Origin
 from longline.errors import DataError, remedy_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from longline.config.sections import SourceSection
 
 BLOCK = 1 << 20
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
 
@@ -35,7 +35,7 @@ class Source(Protocol):
 
     @property
     def files(self) -> list[str]:
-        """The names that messages use; `Place.file` counts in them."""
+        """The names that messages use; `Origin.file` counts in them."""
 
     @property
     def padded(self) -> bool:
@@ -45,7 +45,7 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A hash of the content."""
 
-    def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
+    def rows(self) -> Iterator[tuple[Origin, Mapping[str, Any] | str]]:
         """Every row with its place; a text instead of a mapping says what is wrong with it. Raises DataError."""
 
 
@@ -68,11 +68,11 @@ class FileSource:
         digest = xxhash.xxh3_128("\n".join(str(kind_of(name)) for name in self.files).encode())
         return _content(digest, self.paths)
 
-    def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
+    def rows(self) -> Iterator[tuple[Origin, Mapping[str, Any] | str]]:
         """Every row of every file, in the order of the names."""
         for number, (path, name) in enumerate(zip(self.paths, self.files, strict=True)):
             for line, row in read_file(path, name):
-                yield Place(number, line), row
+                yield Origin(number, line), row
 
 
 @dataclass
@@ -95,20 +95,25 @@ class DatasetSource:
         digest = xxhash.xxh3_128(upstream.fingerprint(self.dataset).encode())
         return _content(digest, sorted(self.folder.rglob("*.arrow"))) if self.folder else digest.hexdigest()
 
-    def rows(self) -> Iterator[tuple[Place, Mapping[str, Any] | str]]:
+    def rows(self) -> Iterator[tuple[Origin, Mapping[str, Any] | str]]:
         """Every row."""
         for number, row in enumerate(self.dataset, start=1):
-            yield Place(0, number), row
+            yield Origin(0, number), row
 
 
 def _content(digest: Any, paths: list[Path]) -> str:
-    """Add the bytes of files to a hash, each with its length before it."""
+    """Add the bytes of files to a hash, each with its length before it: else two files would pass for one, cut elsewhere."""
     for path in paths:
         digest.update(f"{path.stat().st_size}\n".encode())
-        with path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
+        add_bytes(digest, path)
     return str(digest.hexdigest())
+
+
+def add_bytes(digest: Any, path: Path) -> None:
+    """Add the content of a file to a hash, block by block."""
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
 
 
 def open_source(section: SourceSection) -> Source:
@@ -124,7 +129,7 @@ def open_source(section: SourceSection) -> Source:
     if glob.has_magic(path):
         found = sorted(Path(name) for name in glob.glob(str(local), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         return _files([name for name in found if name.is_file() and kind_of(name.name)], path)
-    if kind_of(path) is None and _HUB_ID.fullmatch(path) and not path.startswith("."):
+    if not looks_local(path):
         return _hub(section)
     raise DataError(f"{path}: no such file or folder{_near(local)}", hint="paths are relative to the working directory")
 
@@ -195,6 +200,7 @@ def _remote(url: str) -> FileSource:
     except ImportError as error:
         raise DataError(f"{shown(url)}: {error}", hint="install the package that fsspec asks for") from error
     except Exception as error:
+        # The error may quote the URL with its password, so it is neither shown whole nor chained.
         text = _USERINFO.sub("//", str(error))
         raise DataError(f"{shown(url)}: can't be read: {type(error).__name__}: {text}") from None
     scheme = url.partition("://")[0]

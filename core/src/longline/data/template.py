@@ -33,6 +33,7 @@ CHECK_FIRST, CHECK_EVERY = 64, 16
 _OWNER = "longline_owner_mark"
 _NONCE = secrets.token_hex(6)
 _PUSH, _POP, _GENERATE, _END_GENERATE = "push", "pop", "gen", "endgen"
+# Characters for private use around a word that is drawn anew in each process: no text of a data set is taken for a mark.
 _BEGIN, _END = f"\ue0f0{_NONCE}:", "\ue0f1"
 
 
@@ -60,6 +61,8 @@ class _Generation(jinja2.ext.Extension):
         return [scope.set_lineno(lineno)]
 
 
+# One rendering says who wrote what. Rendering prefixes and subtracting them goes wrong for templates that look at later
+# messages, and tokenising pieces gives other tokens than tokenising the whole.
 class _Instrument(NodeTransformer):
     """Adds marks to every loop whose output goes straight to the text."""
 

@@ -76,6 +76,7 @@ def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], 
     ids = found.ids
     labels = np.full(len(ids), IGNORED, dtype=np.int32)
     for (first, last), straddles in zip(found.spans, found.straddles, strict=True):
+        # Else a token belongs to the side on which it starts: what starts in a prompt is masked, and such rows are counted.
         first -= straddles and across
         labels[first:last] = ids[first:last]
     ends = [end + len(prefix) for end in found.terminators]
@@ -90,6 +91,7 @@ def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], 
     truncated = limit is not None and whole > limit
     if truncated:
         ids, labels = ids[:limit], labels[:limit]
+    # Nothing comes before the first token that would predict it; in a packed row the end of another sample would.
     if len(labels):
         labels[0] = IGNORED
     learnt_ends = sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends)

@@ -23,7 +23,7 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Origin:
     """Where a row comes from: `file` is an index into the source's `files`, `line` counts from 1."""
 
     file: int

@@ -53,6 +53,7 @@ def measure_loss(
     from longline.data.collate import Collator
 
     collate = Collator(pad_token_id=int(tokenizer.pad_token_id))
+    # Sums over all tokens, as in training: a mean of the means of batches would depend on the batch size.
     loss, right, count = 0.0, 0, 0
     for start in range(0, len(rows), batch_size):
         batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])

@@ -95,6 +95,8 @@ class HeadTap:
         why = unfit(model)
         if why:
             raise ModelError(why)
+        # The one model and not its class: adapters, DDP, FSDP2, the losses of experts and what a new model does before its
+        # head need no code of ours, and no table of model types.
         self._model: Any = bare(model)
         self.head: nn.Module = self._model.get_output_embeddings()
         self.transform: Transform | None = None
@@ -113,16 +115,16 @@ class HeadTap:
         upstream.restore_loss(self._model)
 
     @contextmanager
-    def armed(self, labels: torch.Tensor) -> Iterator[Targets]:
+    def armed(self, labels: torch.Tensor) -> Iterator[None]:
         """While it lasts, the model's next forward, which must get the same `labels` [rows, length], is of trained tokens alone.
 
         Raises:
             ModelError: with a `loss`, when the model did not ask its head or its loss function for it.
         """
-        self._targets = targets = Targets.of(labels)
+        self._targets = Targets.of(labels)
         self._hidden = None
         try:
-            yield targets
+            yield
             if self._loss is not None and self._targets is not None:
                 raise self._not_applied("its forward did not call the loss function with labels")
         finally:
@@ -162,6 +164,8 @@ class HeadTap:
         count = torch.as_tensor(count, device=logits.device)
         tokens = targets.tokens.to(logits.device)
         if self._loss is None:
+            # A loss in chunks needs less memory still, but has to know what the model does to logits. A plugin may refuse a
+            # model of which it cannot tell that; the core must take every one.
             if self._overwrite and can_overwrite(logits):
                 return overwriting_loss(logits, tokens, count)
             return self._native(logits, None, vocab_size, *args, **{**kwargs, "shift_labels": tokens})
@@ -174,6 +178,7 @@ class HeadTap:
 
     def _seen(self, logits: torch.Tensor) -> Transform:
         """What the model has made of the probe."""
+        # Configs name scaling and softcapping, but not every class does what its config says; a probe shows it.
         given, found = probe(logits.shape[-1], logits.device), logits.detach().float()
         made = {guess: guess(given) for guess in transforms(self._model.config)}
         errors = {guess: float(((x - found).abs() / (1 + x.abs())).max()) for guess, x in made.items()}

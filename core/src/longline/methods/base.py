@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -35,6 +36,7 @@ _HUB = "Longline does not push; upload <output_dir>/model with `hf upload` after
 _DATA_SECTION = "the config's `data` section decides what is trained and evaluated on"
 COLLATOR = "Longline's collator decides which columns reach the model"
 _KERNELS = "kernels are plugins, so that one that does not fit is an error"
+# A field that is accepted and then ignored is the worst kind of default.
 REFUSED: Mapping[str, str] = {
     "output_dir": "set `output_dir` at the top of the config",
     "resume_from_checkpoint": "use `longline train CONFIG --resume`",
@@ -188,13 +190,8 @@ class Method:
             ConfigError: the class refuses a value or a combination.
         """
         cls = self.arguments_class()
-        try:
+        with refusals(f"{cls.__module__.partition('.')[0]}.{cls.__name__}"):
             return cls(**trainer_args)
-        except LonglineError:
-            raise
-        except (TypeError, ValueError, NotImplementedError, ImportError) as error:
-            what = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
-            raise ConfigError([Problem(f"{what}: {error}", path="trainer")]) from error
 
     def loss_types(self) -> tuple[str, ...]:
         """The words that `trainer.loss_type` may be; none where it is no choice, or nobody knows them."""
@@ -288,6 +285,17 @@ class Method:
         """
         trainer: Trainer = parts.trainer_class.build(parts, args)  # type: ignore[attr-defined]
         return trainer
+
+
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """What the constructor of a library's class refuses is a fault of the config. Raises ConfigError."""
+    try:
+        yield
+    except LonglineError:
+        raise
+    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
+        raise ConfigError([Problem(f"{what}: {error}", path="trainer")]) from error
 
 
 def imported(place: str) -> Any:

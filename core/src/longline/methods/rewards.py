@@ -11,8 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from importlib_metadata import entry_points
-
+from longline.config import doors
 from longline.errors import ConfigError, LonglineError, TrainingError, did_you_mean
 from longline.events import RewardFunction
 
@@ -72,16 +71,10 @@ def _with_options(function: Callable[..., Scores], options: Mapping[str, Any], w
 
 
 def _installed(name: str, where: str) -> Any:
-    known = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in known:
-        hint = did_you_mean(
-            name, known, otherwise=f"installed: {', '.join(sorted(known)) or 'none'}; or package.module:function"
-        )
-        raise ConfigError(f"{where}: no reward function {name!r} is installed", hint=hint)
     try:
-        return known[name].load()
-    except Exception as error:
-        raise ConfigError(f"{where}: cannot import {known[name].value}: {type(error).__name__}: {error}") from error
+        return doors.load(doors.find(GROUP, name, "reward function"), "reward function", object)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}; or name one as package.module:function", hint=error.hint) from error
 
 
 def _imported(text: str, where: str, folder: Path) -> Any:

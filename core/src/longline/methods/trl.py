@@ -67,6 +67,7 @@ class TrlMethod(Method):
         """Leave checkpointing of activations off unless it is asked for: trl would turn it on, and sft has it off."""
         known = [name for name in CHECKPOINTING if name in self.fields()]
         if known and not set(known) & config.trainer.keys():
+            # One config means the same for every method.
             args[known[0]] = False
         return super().settle(args, config, machine)
 

@@ -76,6 +76,7 @@ def most(number: int) -> int:
     import torch
     import torch.distributed as dist
 
+    # NCCL reduces only what lies on a GPU.
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor([number], device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)

@@ -24,8 +24,8 @@ class HookCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the account: the sum of one plugin over its hooks; `repeated` are the seconds in hooks that fire again and again.
+class PluginCost:
+    """A row of the account: the sum of one plugin over its hooks; `repeated` are the seconds in hooks that fire again and again.
 
     The rest of `seconds` was paid once: starting, loading, ending.
     """
@@ -52,7 +52,7 @@ class Account:
         side = self.core if core else self.plugins
         return side.setdefault(name, {}).setdefault(hook, HookCost())
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PluginCost]:
         """One row for each plugin in the config's order, then those of the core."""
         return [_row(name, hooks, core=False) for name, hooks in self.plugins.items()] + [
             _row(name, hooks, core=True) for name, hooks in self.core.items()
@@ -126,10 +126,10 @@ def share(seconds: float, train_seconds: float) -> str:
     return f"{percent:.2f} %" if percent >= 0.1 or percent == 0 else f"{percent:.4f} %"
 
 
-def _row(name: str, hooks: dict[str, HookCost], *, core: bool) -> Row:
+def _row(name: str, hooks: dict[str, HookCost], *, core: bool) -> PluginCost:
     costs, facts = list(hooks.values()), hook_facts()
     errors = [cost.last_error for cost in costs if cost.last_error]
-    return Row(
+    return PluginCost(
         plugin=name,
         calls=sum(cost.calls for cost in costs),
         seconds=sum(cost.seconds for cost in costs),

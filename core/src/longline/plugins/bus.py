@@ -151,7 +151,7 @@ class HookCall:
         stop: BaseException | None = None
         try:
             for answer in self._answers:
-                if answer in frame.active:  # it raised this event itself, or its own failure did: it is not handed it again
+                if answer in frame.active:  # it raised this itself: an alert about an alert would never end
                     continue
                 if self.facts.seal is not None:
                     self.facts.seal(kwargs)
@@ -271,7 +271,7 @@ class Bus:
         function, pick = _positional(implementation.function)
         return _Answer(implementation.plugin_name, plugin, function, pick, cost)
 
-    def answers(self) -> dict[str, list[str]]:
+    def listeners(self) -> dict[str, list[str]]:
         """Who answers each hook, in the order of calls; every hook is there, in the order of time."""
         return {name: list(call.plugins) for name, call in self._calls.items()}
 

@@ -37,6 +37,8 @@ logger = logging.getLogger("longline.plugins")
 
 Phase = Literal["start", "arguments", "tokenizer", "data", "model", "trainer", "train", "save", "end"]
 Command = Literal["train", "plan", "preprocess", "preview", "evaluate", "generate", "merge"]
+TRAINS: tuple[Command, ...] = ("train", "plan")
+"""The commands that are about a run; the others load and prepare for something else, without a tracker's key or a log."""
 
 
 class State:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from longline.hookspecs import HookFacts
 
 CORE = "longline"
-"""How the core's own objects are named in the account, in `answers()` and in traces: `longline:<name>`."""
+"""How the core's own objects are named in the account, in `listeners()` and in traces: `longline:<name>`."""
 
 
 def verified_manager(loaded: Sequence[LoadedPlugin], core: Sequence[tuple[str, object]]) -> pluggy.PluginManager:
@@ -71,6 +71,7 @@ def _method_mistakes(
         if not options.get("optionalhook"):
             yield f"there is no hook {name!r}; {did_you_mean(name, facts, 'see the hook reference')}"
         return
+    # With these the order of calls would no longer be the order in the config, the one thing that a reader can see.
     ordering = [key for key in ("wrapper", "hookwrapper", "tryfirst", "trylast") if options.get(key)]
     if ordering:
         yield f"{name} uses @hookimpl({ordering[0]}=True); each plugin is called by itself, in the order of the config"

@@ -15,10 +15,12 @@ A test of a plugin, complete:
         assert outcome.hooks("on_alert") == ["on_alert(alert=warning: the loss is high)"]
 
 `HookRecorder` is a plugin that writes down every hook; `assert_trace` compares what it wrote with a file.
+`assert_constructor_is_idle` tries that a plugin is made without any work.
 """
 
 from __future__ import annotations
 
+from longline.testing.behaviour import assert_constructor_is_idle
 from longline.testing.recorder import UPDATE_TRACES, HookRecorder, assert_trace, summarise
 from longline.testing.running import Outcome, merged, run_config, run_longline
 from longline.testing.tiny import (
@@ -37,6 +39,7 @@ __all__ = [
     "UPDATE_TRACES",
     "HookRecorder",
     "Outcome",
+    "assert_constructor_is_idle",
     "assert_trace",
     "chat",
     "chat_rows",

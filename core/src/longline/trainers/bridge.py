@@ -51,6 +51,7 @@ class HookBridge(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Weights changed; if a signal came on any rank, save and stop here, on all ranks at the same step."""
+        # Now and not with the loss: who stops in the middle of a step has told nothing of it.
         self._tell_completions(state.global_step)
         self.run.hook.on_step_end(run=self.run, step=state.global_step)
         if self._asked_to_stop():

@@ -36,6 +36,7 @@ def compact_fused_head(model: Any) -> None:
         targets, mask = Targets.of(labels).rounded(inner.get_output_embeddings().weight), labels[:, 1:] != IGNORED
         kept.targets = targets
         try:
+            # trl itself leaves out tokens by this argument on CUDA.
             output = scored(*args, shift_labels=targets.tokens[None], **kwargs)
         finally:
             kept.targets = None

@@ -88,6 +88,7 @@ class LonglineTrainer(Trainer):
             raise ConfigError("trainer.fsdp: accelerate did not turn FSDP on", hint="start several processes: --nproc 2")
         # Sharded checkpoints: torch cannot write a gathered one over gloo.
         plugin = FullyShardedDataParallelPlugin(**{**self.args.fsdp_plugin_args, "state_dict_type": "SHARDED_STATE_DICT"})
+        # What was asked for and is not done has to be an error, or be done.
         upstream.turn_on_fsdp(self, plugin)
 
     def place(self, model: Any) -> Any:
@@ -139,6 +140,7 @@ class LonglineTrainer(Trainer):
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         # A plugin's collator may not count; then padding is counted as well.
         self._tokens += inputs["input_ids"].numel() if self._batch_tokens is None else self._batch_tokens.sum()
+        # Before the optimizer: afterwards every weight is NaN, and the cause is gone.
         if self.stop_on_nonfinite and most(int(not math.isfinite(loss.item()))):
             self._raise_nonfinite(loss.item())
         return loss
@@ -274,6 +276,7 @@ class LonglineTrainer(Trainer):
         """
         run_dir = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
+        # A checkpoint that has its name is whole: resuming needs no guess, and a full disk or a kill loses only the new one.
         staging, final = run_dir / artifacts.STAGING, run_dir / name
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from longline import upstream
-from longline.errors import ConfigError, LonglineError, Problem
+from longline.methods.base import refusals
 from longline.process import telemetry
 from longline.trainers.compact import compact_fused_head
 from longline.trainers.trainer import LonglineTrainer
@@ -115,6 +115,7 @@ class TrlTrainer(LonglineTrainer):
         """
         seen: list[torch.Tensor] = []
         models = {id(model): model for model in (self.model, getattr(self, "ref_model", None)) if model is not None}
+        # trl keeps these to itself; hooks see the forward passes that it makes anyway, so nothing is computed twice.
         hooks = [model.register_forward_hook(lambda _, __, out: seen.append(out.log_probs)) for model in models.values()]
         try:
             yield seen
@@ -130,17 +131,6 @@ def policy_and_reference(seen: list[torch.Tensor]) -> tuple[torch.Tensor, torch.
     return policy.detach(), reference
 
 
-@contextmanager
-def refusals(what: str) -> Iterator[None]:
-    """What a library's constructor refuses is a fault of the config."""
-    try:
-        yield
-    except LonglineError:
-        raise
-    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
-        raise ConfigError([Problem(f"{what}: {error}", path="trainer")]) from error
-
-
 def drop_idle_reference(model: Any) -> None:
     """Remove trl's frozen copy of an adapter that changes nothing yet: switching the adapter off is the same reference.
 
@@ -153,4 +143,5 @@ def drop_idle_reference(model: Any) -> None:
         parameter for name, parameter in model.named_parameters() if f"lora_embedding_B.{upstream.REFERENCE_ADAPTER}" in name
     ]
     if updates and not any(bool(parameter.any()) for parameter in updates + embedded):
+        # It would take as much memory as the adapter, for the same numbers.
         model.delete_adapter(upstream.REFERENCE_ADAPTER)

@@ -10,7 +10,8 @@ import torch
 from longline import LonglineError
 from longline.loss.head import HeadTap, bare
 from longline_cce.choice import Choice, Place, choose
-from longline_cce.heads import REMOVE, read, refusal
+from longline_cce.heads import read, refusal
+from longline_cce.needs import REMOVE
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,13 +11,11 @@ import torch
 
 from longline import LonglineError
 from longline_cce.chunked import chunked_loss, tokens_for
+from longline_cce.needs import HALVES, LIBRARY, needs_cuda, takes_halves, unused
 
 if TYPE_CHECKING:
     from longline_cce.config import CceConfig
     from longline_cce.heads import Product
-
-HALVES = (torch.float16, torch.bfloat16)
-LIBRARY = "cut-cross-entropy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,9 @@ class Choice:
             return (hidden @ weight.to(hidden.dtype).t()).float().sum() * 0  # nothing is learnt; the kernels want a token
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        if self.impl == "cce" and hidden.dtype not in HALVES:
-            raise LonglineError(
-                f"not applied: impl: cce: {_takes_halves(hidden.dtype)}", hint="impl: auto, or model.dtype: bfloat16"
-            )
+        if self.impl == "cce" and _name(hidden.dtype) not in HALVES:
+            text = f"not applied: impl: cce: {takes_halves(_name(hidden.dtype))}"
+            raise LonglineError(text, hint="impl: auto, or model.dtype: bfloat16")
         from cut_cross_entropy import linear_cross_entropy
 
         loss: torch.Tensor = linear_cross_entropy(
@@ -72,7 +69,7 @@ def choose(options: CceConfig, product: Product, place: Place) -> Choice:
     against = [] if options.impl == "chunked" else _against(options.impl, product, place)
     if options.impl == "auto":
         impl = "chunked" if against else "cce"
-        why = against[0] if against else f"CUDA, {str(place.dtype).removeprefix('torch.')}"
+        why = against[0] if against else f"CUDA, {_name(place.dtype)}"
     else:
         impl, why = options.impl, "asked for"
         if against:
@@ -80,9 +77,7 @@ def choose(options: CceConfig, product: Product, place: Place) -> Choice:
             raise LonglineError(f"not applied: impl: {impl}: {'; '.join(against)}", hint=hint)
     for option, owner in (("filter_eps", "cce"), ("chunk_tokens", "chunked")):
         if options.asks(option) and impl != owner:
-            raise LonglineError(
-                f"not applied: {option} is of impl: {owner}, and impl: auto came to {impl}: {why}", hint=f"remove {option}"
-            )
+            raise LonglineError(unused(option, owner, impl, why), hint=f"remove {option}")
     if impl == "chunked":
         return Choice(impl, why, {"tokens": options.chunk_tokens or tokens_for(product.pairs[0][1].shape[0])})
     return Choice(impl, why, {"filter_eps": options.filter_eps} if impl == "cce" else {})
@@ -92,7 +87,7 @@ def _against(impl: str, product: Product, place: Place) -> list[str]:
     """What speaks against the library, as reasons."""
     if impl in ("auto", "cce"):
         if place.device != "cuda":
-            return [f"its kernels need CUDA, and this run is on {place.device}"]
+            return [needs_cuda(place.device)]
         if place.capability < (8, 0):
             has = ".".join(map(str, place.capability))
             return [f"its kernels need compute capability 8.0, and this device has {has}"]
@@ -100,13 +95,13 @@ def _against(impl: str, product: Product, place: Place) -> list[str]:
     if not product.single:
         what = "no bias" if product.bias is not None else "one weight"
         against.append(f"{LIBRARY} takes {what}, and the head is {product.kind}")
-    if impl in ("auto", "cce") and place.dtype not in HALVES:
-        against.append(_takes_halves(place.dtype))
+    if impl in ("auto", "cce") and _name(place.dtype) not in HALVES:
+        against.append(takes_halves(_name(place.dtype)))
     return against
 
 
-def _takes_halves(dtype: torch.dtype) -> str:
-    return f"its kernels take float16 and bfloat16, and hidden states are {str(dtype).removeprefix('torch.')}"
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _library(impl: str) -> list[str]:

@@ -10,11 +10,10 @@ from torch import nn
 
 from longline import LonglineError
 from longline_cce import upstream
+from longline_cce.needs import REMOVE
 
 if TYPE_CHECKING:
     from longline_cce.chunked import Pair
-
-REMOVE = "remove cce from plugins:"
 
 
 @dataclass(frozen=True, slots=True)

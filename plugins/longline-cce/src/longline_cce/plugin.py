@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longline import LonglineError, Plugin, Table, hookimpl
+from longline_cce import needs
 from longline_cce.config import CceConfig
 
 if TYPE_CHECKING:
-    from longline import Run
+    from collections.abc import Iterable
+
+    from longline import Config, Plan, Problem, Run
     from longline.hookspecs import LossFunction
     from longline_cce.applied import HeadLoss
-
-REMOVE = "remove cce from plugins:"
 
 
 class CcePlugin(Plugin):
@@ -28,15 +29,9 @@ class CcePlugin(Plugin):
         super().__init__(config)
         self._loss: HeadLoss | None = None
 
-    @hookimpl
-    def pre_trainer_args(self, run: Run, trainer_args: dict[str, Any]) -> None:
-        """Refuse a method and arguments that this loss is not for, before anything is loaded."""
-        if not run.method.cross_entropy:
-            hint = f"{REMOVE} trl's trainers have losses without all logits themselves"
-            raise LonglineError(f"not applied: cce is for method: sft, and this is {run.method.name}", hint=hint)
-        if trainer_args.get("label_smoothing_factor"):
-            text = "not applied: cce and trainer.label_smoothing_factor exclude each other: smoothing needs all logits"
-            raise LonglineError(text, hint=f"trainer.label_smoothing_factor: 0, or {REMOVE}")
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Refuse a method, arguments and a machine that this loss is not for."""
+        return needs.problems(self.config, plan)
 
     @hookimpl
     def provide_loss(self, model: Any) -> LossFunction:
@@ -53,8 +48,10 @@ class CcePlugin(Plugin):
 
         loss = self._loss
         if loss is None or trainer.loss_function is not loss:
-            raise LonglineError("not applied: another plugin provides the loss", hint=f"{REMOVE} or the other one")
+            raise LonglineError("not applied: another plugin provides the loss", hint=f"{needs.REMOVE} or the other one")
         loss.settle(trainer)
+        if loss.choice is not None:
+            run.fact("loss", f"at the output head, {loss.choice.impl}", loss.choice.why)
         rows = loss.rows()
         if run.is_main:
             click.echo("\n".join(["cce, the loss at the output head", *(f"  {line}" for line in as_lines(rows))]))

@@ -119,10 +119,10 @@ def _nothing(run: Path) -> ConfigError:
         return ConfigError(f"{run} is not a run folder: it has no run.json", hint="give the output_dir of a run")
     enabled = [plugin.get("name") for plugin in manifest.get("plugins", []) if isinstance(plugin, dict)]
     method, status = manifest.get("method"), manifest.get("status")
-    if FOLDER not in enabled:
-        return ConfigError(f"{run} has no completions: the plugin was not on", hint=f"add {FOLDER} to plugins: of its config")
     if _compares_none(str(method)):
         return ConfigError(f"{run} has no completions: method {method} compares none")
+    if FOLDER not in enabled:
+        return ConfigError(f"{run} has no completions: the plugin was not on", hint=f"add {FOLDER} to plugins: of its config")
     if status == "running":
         return ConfigError(f"{run} has no table yet", hint="the first one comes after `every` steps, or when training ends")
     return ConfigError(f"{run} has no table of completions: it ended as {status} before rows came")

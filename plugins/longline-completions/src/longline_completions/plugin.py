@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from longline import Plugin, hookimpl
+from longline import LonglineError, Plugin, hookimpl
+from longline_completions import needs
 from longline_completions.config import CompletionsConfig
 
 if TYPE_CHECKING:
-    from longline import Completions, Run
+    from collections.abc import Iterable
+
+    from longline import Completions, Config, Plan, Problem, Run
     from longline_completions.recorder import Recorder
 
 
@@ -23,6 +26,10 @@ class CompletionsPlugin(Plugin):
         super().__init__(config)
         self._recorder: Recorder | None = None
 
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Refuse a method without completions, and columns or a score that its rows do not have."""
+        return needs.problems(self.config, config, plan)
+
     def _of(self, run: Run) -> Recorder:
         """The state of this run; that of an earlier one is forgotten."""
         if self._recorder is None or self._recorder.run is not run:
@@ -30,6 +37,14 @@ class CompletionsPlugin(Plugin):
 
             self._recorder = Recorder(run, self.config)
         return self._recorder
+
+    @hookimpl
+    def post_trainer_create(self, run: Run, trainer: Any) -> None:
+        """Look at the columns once more: only now is it known which ones other plugins and the data bring."""
+        rewards = trainer.reward_func_names if run.method.draws_answers else ()
+        cells = [column.name for column in run.columns if column.align == "row" and column.width is None]
+        for problem in needs.unknown(self.config, run.method, (*rewards, *cells)):
+            raise LonglineError(f"columns: {problem.message}", hint=problem.hint)
 
     @hookimpl
     def on_train_begin(self, run: Run, trainer: Any) -> None:
@@ -51,22 +66,6 @@ class CompletionsPlugin(Plugin):
     def on_checkpoint(self, run: Run) -> None:
         """Keep what no table has yet, for a run that goes on from this checkpoint."""
         self._of(run).checkpoint()
-
-    # --- options that cannot be applied stop the run; an observe hook cannot do that ---------------------------------------------
-
-    @hookimpl
-    def pre_log(self) -> None:
-        """Stop when the first rows showed that an option asks for what isn't there."""
-        self._refuse()
-
-    @hookimpl
-    def pre_optimizer_step(self) -> None:
-        """The same, for a run that logs seldom."""
-        self._refuse()
-
-    def _refuse(self) -> None:
-        if self._recorder is not None and self._recorder.fault:
-            raise self._recorder.fault
 
     # --- the end: before on_run_end, in which trackers close, whatever the order of plugins --------------------------------------
 

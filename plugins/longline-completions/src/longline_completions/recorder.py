@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from longline import LonglineError, Table
+from longline import Table
 from longline_completions.buffer import Buffer
 from longline_completions.cells import readable
-from longline_completions.names import suggestion
+from longline_completions.needs import STEP
 from longline_completions.store import FOLDER, Facts, Store, first_line, read
 
 if TYPE_CHECKING:
@@ -15,18 +15,15 @@ if TYPE_CHECKING:
     from longline.events import Cell
     from longline_completions.config import CompletionsConfig
 
-STEP = "step"
-
 
 class Recorder:
-    """The state of one run on its main rank. `fault` is why the options cannot be applied, once rows showed it."""
+    """The state of one run on its main rank."""
 
     def __init__(self, run: Run, config: CompletionsConfig) -> None:
         self.run, self.config = run, config
         columns = tuple(name for name in config.columns if name != STEP) if config.columns else None
         self.buffer = Buffer(config.max_rows, config.max_bytes, config.sample, columns, run.plan.seed)
         self.store = Store(run.output_dir / FOLDER)
-        self.fault: LonglineError | None = None
         self.step = 0
         self.score = self.method = ""
         self.came = self.told = self.finished = False
@@ -35,7 +32,7 @@ class Recorder:
     # --- events, in the order of time -------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
-        """Training starts after `step`: forget what later steps left, show what was never shown, or say that nothing will come."""
+        """Training starts after `step`: forget what later steps left, and show what was never shown."""
         self.step = step
         rewound = self.store.rewind(step)
         for text in rewound.unreadable:
@@ -43,20 +40,12 @@ class Recorder:
         if rewound.pending:
             columns, rows = read(rewound.pending)
             self._raise(Table(FOLDER, columns, tuple(tuple(row.values()) for row in rows), step))
-        if self.run.method.completions is None:
-            name = self.run.method.name
-            text = f"method {name} compares no completions; remove completions from plugins:, or train with dpo, kto, grpo ..."
-            self.run.alert("completions has nothing to do", text, "info")
 
     def add(self, completions: Completions, step: int) -> None:
-        """Take in the rows of a step; with the first ones, see that the options can be applied to them."""
-        if not completions.rows or self.fault:
+        """Take in the rows of a step."""
+        if not completions.rows:
             return
-        if not self.came:
-            self.fault = self._check(completions)
-            if self.fault:
-                return
-            self.came = True
+        self.came = True
         self.step = max(self.step, step)
         self.score, self.method = completions.score, completions.method
         self.buffer.add(step, completions.rows, completions.score)
@@ -89,7 +78,7 @@ class Recorder:
         if self.cut or self.lost:
             text = f"{self.cut} were cut and {self.lost} left out, as each took more than max_bytes ({self.config.max_bytes})"
             self.run.alert("completions too long for a table", text, "info")
-        if self.steps and not self.came and not self.fault and self.run.method.completions:
+        if self.steps and not self.came:
             text = f"method {self.run.method.name} raised no on_completions in {self.steps} steps, so there is no table"
             self.run.alert("no completions came", text)
 
@@ -134,20 +123,6 @@ class Recorder:
             text = f"cannot write into {self.store.folder}: {first_line(error)}"
             tail = "tables are still raised for trackers, and training goes on; free space, or check the folder"
             self.run.alert("completions are not kept on disk", f"{text}; {tail}")
-
-    # --- options that rows show to be wrong --------------------------------------------------------------------------------------
-
-    def _check(self, completions: Completions) -> LonglineError | None:
-        """Why the options cannot be applied to these rows, or None."""
-        known = tuple(dict.fromkeys(str(name) for row in completions.rows for name in row))
-        unknown = [name for name in self.buffer.columns or () if name not in known]
-        if unknown:
-            text = f"columns: the rows of {completions.method} have no {unknown[0]!r}"
-            return LonglineError(text, hint=suggestion(unknown[0], known))
-        if self.config.sample in ("worst", "best") and completions.score not in known:
-            text = f"sample: {self.config.sample}: the rows of {completions.method} have no score {completions.score!r}"
-            return LonglineError(text, hint=f"{suggestion('', known)}; use sample: last, first or random")
-        return None
 
 
 def _column(name: Any) -> str:

@@ -59,6 +59,16 @@ class LarkPlugin(Plugin):
         self.seen: set[str] = set()
         self._writer: Writer | None = None
 
+    def state(self) -> Mapping[str, Any] | None:
+        """What the rules have counted: one that waits for 100 logs shall not wait anew after a resume."""
+        return {rule.text: {name: getattr(rule, name) for name in rule.counted} for rule in self.rules} or None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on counting, where a rule is still there."""
+        for rule in self.rules:
+            for name, value in state.get(rule.text, {}).items():
+                setattr(rule, name, value)
+
     # --- the run ----------------------------------------------------------------------------------------------------------------
 
     @hookimpl
@@ -93,7 +103,9 @@ class LarkPlugin(Plugin):
 
     @hookimpl
     def on_alert(self, run: Run, alert: Alert) -> None:
-        """Pass an alert on; of many with the same title one a minute."""
+        """Pass an alert on; of many with the same title one a minute. Evaluating or generating is nothing to tell a group of."""
+        if run.command != "train":
+            return
         repeats = self.throttle.take(alert.title, monotonic())
         if repeats is not None:
             self._tell("alert", run, lambda writer: writer.alert(alert, repeats))

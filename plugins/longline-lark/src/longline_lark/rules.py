@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from operator import ge, gt, le, lt
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 COMPARE = {">": gt, ">=": ge, "<": lt, "<=": le}
 UNITS = ("evaluations", "evaluation", "logs", "log", "times", "time")
@@ -44,8 +44,9 @@ class Finding:
 
 
 class Rule(Protocol):
-    """A rule with its state; `metric` is None when it looks at all of them."""
+    """A rule with its state; `metric` is None when it looks at all of them. `counted` names what a resumed run needs of it."""
 
+    counted: ClassVar[tuple[str, ...]]
     text: str
     metric: str | None
 
@@ -68,6 +69,7 @@ def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
 class Limit:
     """`loss > 10`, `loss > 10 for 3 logs`."""
 
+    counted: ClassVar[tuple[str, ...]] = ("passed",)
     text: str
     metric: str | None
     operator: str
@@ -91,6 +93,7 @@ class Limit:
 class Stalled:
     """`no improvement in eval_loss for 5 evaluations`."""
 
+    counted: ClassVar[tuple[str, ...]] = ("best", "waited")
     text: str
     metric: str | None
     count: int
@@ -123,16 +126,16 @@ class Stalled:
 class NotFinite:
     """`nan`, `nan in grad_norm`."""
 
+    counted: ClassVar[tuple[str, ...]] = ("bad",)
     text: str
     metric: str | None
-    bad: set[str] = field(default_factory=set)
+    bad: list[str] = field(default_factory=list)
 
     def see(self, logs: Mapping[str, Any]) -> Finding | None:
         """Fire when a metric stops being a finite number; again only after it was one in between."""
         found = {name: value for name, value in numbers(logs).items() if self.metric in (None, name)}
         new = [name for name, value in found.items() if not math.isfinite(value) and name not in self.bad]
-        self.bad.difference_update(name for name, value in found.items() if math.isfinite(value))
-        self.bad.update(new)
+        self.bad = [name for name in self.bad if not math.isfinite(found.get(name, math.nan))] + new
         return Finding("not_finite", {"metric": ", ".join(new), "value": found[new[0]]}) if new else None
 
 

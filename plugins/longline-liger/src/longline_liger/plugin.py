@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longline import LonglineError, Plugin, Table, hookimpl
-from longline_liger import interpreter, needs, report
+from longline_liger import interpreter, needs, release, report
 from longline_liger.config import LOSSES, LigerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from longline import Run
+    from longline import Config, Plan, Problem, Run
     from longline.events import Role
     from longline.hookspecs import LossFunction
     from longline_liger.applied import Applied
@@ -42,20 +42,30 @@ class LigerPlugin(Plugin):
 
     # --- before a model is loaded ---------------------------------------------------------------------------------------------
 
-    @hookimpl
-    def pre_trainer_args(self, run: Run, trainer_args: dict[str, Any]) -> None:
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
         """Refuse what cannot be on this machine, with this method, or beside the trainer's arguments."""
-        needs.refuse_loss_elsewhere(self.config, run.method)
-        needs.refuse_beside(self.config, trainer_args, run.method)
-        needs.require_machine(bool(trainer_args.get("use_cpu")))
+        return needs.problems(self.config, config, plan)
+
+    @hookimpl
+    def pre_trainer_args(self, run: Run) -> None:
+        """Import Liger before data is prepared: what fails there shall fail early."""
+        if not self._applies(run):
+            return
+        needs.require_library()
         if interpreter.wanted():
-            needs.require_float32(run.plan.dtype, trainer_args)
             self._undo.enter_context(interpreter.complete())
             run.alert("liger", "TRITON_INTERPRET=1: the kernels run in Triton's interpreter, slowly, and save no memory")
+
+    @staticmethod
+    def _applies(run: Run) -> bool:
+        """Kernels are for training alone: evaluating, generating and merging have the same numbers without, and need no CUDA."""
+        return run.command == "train"
 
     @hookimpl
     def pre_model_load(self, run: Run, model_kwargs: dict[str, Any]) -> None:
         """Refuse a type that Liger does not know, and a kernel that it does not have for the type, before weights are read."""
+        if not self._applies(run):
+            return
         from longline_liger import dispatch
 
         config = model_kwargs["config"]
@@ -71,6 +81,8 @@ class LigerPlugin(Plugin):
     @hookimpl
     def post_model_load(self, run: Run, model: Any, role: Role) -> None:
         """Apply the kernels to policy and reference, print what became of each, and stop when something was not applied."""
+        if not self._applies(run):
+            return
         from longline_liger import applied, dispatch, patches
 
         found = dispatch.find(model.config)
@@ -89,6 +101,11 @@ class LigerPlugin(Plugin):
             if run.is_main:
                 click.echo("\n".join(report.lines(found.model_type, self._rows)))
         self._refuse_skipped(found, results)
+        if role == "policy":
+            names = ", ".join(item.kernel for item in results if item.done)
+            run.fact(
+                "liger", names, f"found on the model of type {found.model_type}, liger-kernel {release.installed_version()}"
+            )
 
     def _refuse_skipped(self, found: Dispatch, results: Sequence[Applied]) -> None:
         """What was asked for by name must be applied; of Liger's advice the loss, and whatever there is something for."""

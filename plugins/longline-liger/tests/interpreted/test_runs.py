@@ -285,8 +285,14 @@ def test_another_activation(refused):
 
 
 @pytest.mark.parametrize("more", [{"trainer": {"bf16": True}}, {"model": {"dtype": "bfloat16"}}], ids=["bf16", "dtype"])
-def test_the_interpreter_in_bfloat16(refused, more):
-    assert "Triton's interpreter is right only in float32, and this run has" in refused({"rope": True}, **more)
+def test_the_interpreter_in_bfloat16(run_config, capsys, tmp_path, more):
+    config = run_config(plugins=[{"liger": {"rope": True}}], **more)
+    for command in ("check", "train"):
+        assert run_cli([command, str(config)]) == 3
+        said = capsys.readouterr().err
+        assert "liger: Triton's interpreter is right only in float32, and this run has" in said
+        assert ("trainer.bf16" if "trainer" in more else "model.dtype: bfloat16") in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_on_the_output_head(refused):
@@ -316,3 +322,18 @@ def test_the_interpreter_is_said(train, run_longline, folder_of):
     outcome = run_longline(plugins=[{"liger": {"rope": True}}], trainer={"max_steps": 1})
     assert "on_alert(alert=warning: liger)" in outcome.hooks("on_alert")
     assert outcome.hooks("on_table") == ["on_table(table=liger, 5 rows, step 0)"]
+
+
+def test_the_manifest_says_which_kernels_there_were(run_longline):
+    outcome = run_longline(plugins=[{"liger": {"rope": True, "rms_norm": True}}], trainer={"max_steps": 1})
+    assert outcome.manifest["plan"]["liger"] == "rope, rms_norm"
+
+
+def test_other_commands_use_no_kernels(run_config, tmp_path, capsys):
+    """They give the same numbers without, also where there are none; a table or an alert would be in the way of answers."""
+    assert run_cli(["train", str(run_config(plugins=[{"liger": {"rms_norm": True}}], trainer={"max_steps": 1}))]) == 0
+    assert "rms_norm" in capsys.readouterr().out
+    assert run_cli(["generate", str(tmp_path / "run"), "--prompt", "How many hooks?", "--max-new-tokens", "2"]) == 0
+    said = capsys.readouterr()
+    assert "rms_norm" not in said.out + said.err
+    assert "interpreter" not in said.out + said.err

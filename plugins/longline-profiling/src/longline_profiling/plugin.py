@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from longline import LonglineError, Plugin, Table, Timing, hookimpl
+from longline import LonglineError, Plugin, Problem, Table, Timing, hookimpl
 from longline_profiling.config import ProfilingConfig
 from longline_profiling.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from longline import Run, Summary
+    from longline import Config, Plan, Run, Summary
     from longline.events import Status
 
 logger = logging.getLogger("longline_profiling")
+LONGER = "lower plugins.profiling.steps.start, or train longer"
 
 
 class ProfilingPlugin(Plugin):
@@ -29,6 +30,18 @@ class ProfilingPlugin(Plugin):
         super().__init__(config)
         self.session: Session | None = None
         self._told: Timing | None = None
+
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Refuse a window that begins after `trainer.max_steps`."""
+        text = self._late(plan.max_steps if plan.max_steps > 0 else None)
+        return [Problem(text, path="plugins.profiling.steps.start", hint=LONGER)] if text else []
+
+    def _late(self, steps: int | None) -> str | None:
+        """Why a run of so many steps, if that is known, would write no trace."""
+        window = self.config.steps if self.config.enabled else None
+        if window is None or steps is None or window.start <= steps:
+            return None
+        return f"steps.start is {window.start}, and this run makes {steps} steps: there would be no trace"
 
     @hookimpl
     def on_run_start(self, run: Run) -> None:
@@ -73,13 +86,11 @@ class ProfilingPlugin(Plugin):
             logger.info("profiling: no MFU: %s", self.session.no_mfu)
 
     def _refuse_late_window(self, run: Run) -> None:
+        """Where epochs decide, the number of steps is known when the data is there."""
+        if text := self._late(run.plan.steps):
+            raise LonglineError(text, hint=LONGER)
         window, steps = self.config.steps, run.plan.steps
-        if window is None or steps is None:
-            return
-        if window.start > steps:
-            text = f"steps.start is {window.start}, and this run makes {steps} steps: there would be no trace"
-            raise LonglineError(text, hint="lower plugins.profiling.steps.start, or train longer")
-        if window.last > steps:
+        if window is not None and steps is not None and window.last > steps:
             run.alert("the window of profiling is cut", f"it goes to step {window.last}, and the run to step {steps}", "info")
 
     @hookimpl

@@ -43,7 +43,6 @@ class SwanLabPlugin(Plugin):
 
     def _begin(self) -> None:
         """Forget everything of an earlier run."""
-        self._trains = False
         self._session: Session | None = None
         self._beside: Beside | None = None
         self._name_others_at = 0
@@ -55,15 +54,14 @@ class SwanLabPlugin(Plugin):
     def on_run_start(self, run: Run) -> None:
         """Keep the key of the environment out of all that is written."""
         self._begin()
-        self._trains = True  # this hook fires for a run alone; the next ones also where data are only looked at
         key = variables.first_set(os.environ, variables.API_KEY)
         if key:
             run.hide(key)
 
     @hookimpl
     def pre_trainer_args(self, run: Run) -> None:
-        """Start the process; it gets ready while libraries are imported."""
-        if self._trains and run.is_main and variables.mode_of(self.config, os.environ) != "disabled":
+        """Start the process; it gets ready while libraries are imported. Who only looks at data or a model needs none."""
+        if run.command == "train" and run.is_main and variables.mode_of(self.config, os.environ) != "disabled":
             from longline_swanlab.session import Session
 
             self._session = Session(run, self.config)

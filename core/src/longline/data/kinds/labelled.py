@@ -51,6 +51,7 @@ class LabelledKind(Kind):
 
     def tensors(self, rows: Sequence[Mapping[str, Any]], ids: list[Longs], labels: list[Longs], collator: Collator) -> Any:
         """Answers with their labels, and each prompt with the answer of another row."""
+        # trl writes the mismatched answers into the data before training; made in the batch they follow any batch size.
         starts = [int(np.argmax(row != IGNORED)) for row in labels]
         other_ids, other_labels = (
             [

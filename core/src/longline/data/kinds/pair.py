@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PairKind(Kind):
-    """Pairs: a row is the chosen answer with its prompt, of `head` tokens, and behind it the rejected one with the same prompt.
+    """Pairs: a row is the chosen answer with its prompt, of `first` tokens, and behind it the rejected one with the same prompt.
 
     A batch has input_ids, attention_mask, completion_mask (1 where a token is learnt), each int64 [2 * rows, longest], padded at
     the end: first the chosen answers, then the rejected ones in the same order.
@@ -35,7 +35,7 @@ class PairKind(Kind):
     unit: ClassVar[str] = "pairs"
     compares: ClassVar[bool] = True
     straddling: ClassVar[str] = "learnt in both"
-    beside: ClassVar[tuple[Column, ...]] = (Column("head", dtype="int32"),)
+    beside: ClassVar[tuple[Column, ...]] = (Column("first", dtype="int32"),)
 
     def write(self, sample: Sample, masker: ChatMasker | None, train_on: TrainOn) -> list[Written]:
         """Both answers, behind the same text."""
@@ -58,24 +58,24 @@ class PairKind(Kind):
             chosen.whole + rejected.whole,
             {name: np.concatenate([values, rejected.columns[name]]) for name, values in chosen.columns.items()},
         )
-        return joined, {**beside, "head": len(chosen.ids)}
+        return joined, {**beside, "first": len(chosen.ids)}
 
     def width(self, tokens: Tokens, beside: Mapping[str, Any]) -> int:
         """Tokens of the longer one."""
-        head: int = beside["head"]
-        return max(head, len(tokens.ids) - head)
+        first: int = beside["first"]
+        return max(first, len(tokens.ids) - first)
 
     def fault(self, tokens: Tokens, beside: Mapping[str, Any]) -> str | None:
         """Nothing is learnt of one of them, or nothing tells them apart."""
-        head = beside["head"]
-        if not all((part != IGNORED).any() for part in (tokens.labels[:head], tokens.labels[head:])):
+        first = beside["first"]
+        if not all((part != IGNORED).any() for part in (tokens.labels[:first], tokens.labels[first:])):
             return "untrained"
-        return "identical" if np.array_equal(tokens.ids[:head], tokens.ids[head:]) else None
+        return "identical" if np.array_equal(tokens.ids[:first], tokens.ids[first:]) else None
 
     def widths(self, samples: Samples) -> Longs:
         """The longer one of each pair."""
-        heads = samples.beside["head"].values
-        longer: Longs = np.maximum(heads, samples.lengths - heads)
+        firsts = samples.beside["first"].values
+        longer: Longs = np.maximum(firsts, samples.lengths - firsts)
         return longer
 
     def further(self) -> dict[str, pa.DataType]:
@@ -85,9 +85,9 @@ class PairKind(Kind):
     def arrays(self, samples: Samples, rows: Packs, lengths: Longs, packing: Packing | None) -> dict[str, pa.Array]:
         """The lengths of both answers; a pair is as long as the longer one."""
         del packing
-        heads = samples.beside["head"].values[rows.members]
-        both = np.stack([heads, lengths.astype(np.int32) - heads], axis=1)
-        edges = np.arange(0, 2 * len(heads) + 1, 2, dtype=np.int32)
+        firsts = samples.beside["first"].values[rows.members]
+        both = np.stack([firsts, lengths.astype(np.int32) - firsts], axis=1)
+        edges = np.arange(0, 2 * len(firsts) + 1, 2, dtype=np.int32)
         return {"seq_lengths": lists(edges, both.ravel()), "length": pa.array(both.max(axis=1))}
 
     def tensors(self, rows: Sequence[Mapping[str, Any]], ids: list[Longs], labels: list[Longs], collator: Collator) -> Any:
@@ -96,9 +96,9 @@ class PairKind(Kind):
 
     def spread(self, rows: Sequence[Mapping[str, Any]], values: list[Any]) -> list[Any]:
         """The first answers of all pairs, then the second ones."""
-        heads = [int(row["seq_lengths"][0]) for row in rows]
-        firsts = [part[:head] for part, head in zip(values, heads, strict=True)]
-        return firsts + [part[head:] for part, head in zip(values, heads, strict=True)]
+        firsts = [int(row["seq_lengths"][0]) for row in rows]
+        chosen = [part[:first] for part, first in zip(values, firsts, strict=True)]
+        return chosen + [part[first:] for part, first in zip(values, firsts, strict=True)]
 
     def shown(self, row: Mapping[str, Any]) -> list[Shown]:
         """Both answers, each with its prompt."""

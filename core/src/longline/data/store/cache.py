@@ -23,6 +23,7 @@ from longline.config.doors import distribution
 from longline.data import formats
 from longline.data.prepared import Origins, Table
 from longline.data.report import DataReport
+from longline.data.sources import add_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from longline.data.prepare import Wanted
     from longline.data.sources import Source
 
-BLOCK = 1 << 20
 MANIFEST = "manifest.json"
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
 _NOT_IN_KEY = {"cache", "cache_dir"}
@@ -60,6 +60,7 @@ def fingerprint(
     """A hash of content, options, tokenizer, and of the code that prepares: 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     options = section.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    # Content and not dates: a file that was copied or touched is known again.
     sources = {split: [[source.fingerprint, source.files] for source in several] for split, several in opened.items()}
     libraries = {name: version(name) for name in _LIBRARIES}
     facts = {"options": options, "sources": sources, "libraries": libraries, "seed": wanted.seed, "packing": wanted.packing}
@@ -125,6 +126,7 @@ class Entry:
         from filelock import FileLock
 
         self.root.mkdir(parents=True, exist_ok=True)
+        # The system lets go of the lock when a process dies, however that happens.
         with FileLock(str(self.root / f"{self.key}.lock")):
             yield
 
@@ -209,7 +211,5 @@ def _read_origins(path: Path, names: list[str]) -> Origins:
 
 def _hash(path: Path) -> str:
     digest = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
+    add_bytes(digest, path)
     return digest.hexdigest()

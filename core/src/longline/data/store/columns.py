@@ -49,6 +49,7 @@ class Growing:
         self.close()
         if self.path is None:
             values = np.concatenate([np.zeros(0, dtype=self.dtype), *self._parts])
+            # Both copies would be held otherwise, until the builder goes.
             self._parts.clear()
             return values, None
         if not self.path.exists() or not self.path.stat().st_size:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from longline.data.kinds import Kind
     from longline.data.store.further import Values
-    from longline.data.values import Ints, Longs, Packing, Place, Tokens
+    from longline.data.values import Ints, Longs, Origin, Packing, Tokens
     from longline.events import Column
 
 BATCH_BYTES = 1 << 23
@@ -87,10 +87,10 @@ class Builder:
                 self._waiting_kept[column.name] = []
 
     def add(
-        self, tokens: Tokens, trained: int, place: Place, source: int, beside: Mapping[str, Any], kept: Mapping[str, Any]
+        self, tokens: Tokens, trained: int, origin: Origin, source: int, beside: Mapping[str, Any], kept: Mapping[str, Any]
     ) -> None:
         """Append one sample."""
-        values = (tokens.ids, tokens.labels, len(tokens.ids), trained, place.file, place.line, source)
+        values = (tokens.ids, tokens.labels, len(tokens.ids), trained, origin.file, origin.line, source)
         for waiting, value in zip(self._waiting.values(), values, strict=True):
             waiting.append(value)
         for name, waiting in self._waiting_beside.items():
