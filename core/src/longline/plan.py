@@ -173,6 +173,7 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         args = dict(final)
     multiple = MULTIPLE if machine.device == "cpu" and (dtype != "float32" or args.get("bf16") or args.get("fp16")) else None
     if multiple and method.draws_answers:
+        # trl pads what is drawn and learnt by itself, without our collator.
         args.setdefault("pad_to_multiple_of", multiple)
     plan = Plan(
         method=config.method,

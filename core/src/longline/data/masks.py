@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from longline.data.template import ChatTemplate, Rendering, TemplateError
-from longline.data.values import Conversation, Piece
+from longline.data.values import Conversation, Piece, alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -220,7 +219,7 @@ class ChatMasker:
         probed = self._before_probe(conversation, number)
         header = probed or ""
         if generation:
-            common = self._whole_tokens(_common(generation, header))
+            common = self._whole_tokens(generation[: alike(generation, header)])
             thought, header = header[len(common) :], common
             certain = bool(common) and _NO_THOUGHT.fullmatch(thought) is not None
         else:
@@ -280,12 +279,6 @@ def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
         return {**call, "function": _text_arguments(call["function"])}
     arguments = call.get("arguments")
     return {**call, "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}
-
-
-def _common(first: str, second: str) -> str:
-    """What two texts begin with alike."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-    return first[:same]
 
 
 def _said(message: Message) -> str:
