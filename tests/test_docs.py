@@ -26,7 +26,7 @@ import yaml
 
 from longline import Plugin, hookimpl, hookspecs
 from longline.cli import COMMANDS, cli, run_cli
-from longline.config import load_config
+from longline.config.loader import load_config
 from longline.config.sections import Config
 from longline.hookspecs import hook_facts
 from longline.methods import find

@@ -47,7 +47,9 @@ class ChatMasker:
         self.template = ChatTemplate(tokenizer)
         template = self.template.source()
         added = {str(token.content): token.special for token in tokenizer.added_tokens_decoder.values()}
+        # Some end-of-turn tokens are added without being called special; that they stand in the template tells them.
         tokens = {token for token, special in added.items() if special or token in template} | set(tokenizer.all_special_tokens)
+        # The longest first: a regular expression takes the first alternative that fits.
         names = sorted((re.escape(token) for token in tokens if token.strip()), key=len, reverse=True)
         self._last_token = re.compile(f"(?:{'|'.join(names)})\\Z") if names else None
         self._first_token = re.compile(f"(?:{'|'.join(names)})") if names else None

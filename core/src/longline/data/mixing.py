@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from longline.data.packing import Packs
 
 Longs = NDArray[np.int64]
+# A stream of random numbers for each use, so that one more source or another weight changes no other choice.
 _EVAL, _WEIGHT, _ORDER, _PACKS = 1, 2, 3, 4
 
 

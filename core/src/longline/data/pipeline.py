@@ -200,6 +200,7 @@ class SourceRun:
             if isinstance(piece, Piece):
                 refuse_halves(piece.text, "the text")
         kept, aligned = self.tools.keeping.values(row, sample)
+        # How many went through the chat template is told, since text that should have and did not trains on another form.
         self.templated[isinstance(pieces[0], Piece) and pieces[0].chat] += 1
         return Rendered(origin, pieces, sample.beside, kept, aligned)
 

@@ -221,6 +221,7 @@ def _tables(
     for split, (origin, positions) in kept.items():
         weights = [source.weight for source in (section.train if origin == "train" else section.eval)]
         if split != origin:
+            # Evaluation rows that are set aside count once: a weight is about training.
             weights = [1.0] * len(weights)
         order = mixing.weighted(positions, samples[origin].sources, weights, seed)
         tables[split] = _table(

@@ -50,7 +50,6 @@ class PromptKind(Kind):
 
     def written(self, part: Part, masker: ChatMasker | None, train_on: TrainOn) -> Written:
         """The prompt up to where the answer begins."""
-        del train_on
         return need(masker).asked(part) if isinstance(part, Conversation) else part
 
     def complete(self, samples: Mapping[str, Samples], opened: Mapping[str, Sequence[Source]]) -> None:
@@ -72,7 +71,6 @@ class PromptKind(Kind):
 
     def arrays(self, samples: Samples, rows: Packs, lengths: Longs, packing: Packing | None) -> dict[str, pa.Array]:
         """The row as JSON, with all columns."""
-        del lengths, packing
         texts, fillings = (samples.beside[name].taken(rows.members) for name in ("row", "shape"))
         whole = [f"{text[:-1]}{more}}}" if more else text for text, more in zip(texts, fillings, strict=True)]
         return {"row": pa.array(whole, type=pa.large_string())}

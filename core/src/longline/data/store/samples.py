@@ -86,6 +86,7 @@ class Builder:
         self, tokens: Tokens, trained: int, origin: Origin, source: int, beside: Mapping[str, Any], kept: Mapping[str, Any]
     ) -> None:
         """Append one sample."""
+        # A call of numpy for each sample would cost more than the sample; so they wait for each other.
         self._waiting.append((tokens, trained, origin, source, beside, kept))
         if len(self._waiting) >= FLUSH_ROWS:
             self._flush()
