@@ -184,6 +184,7 @@ def _read_template(value: str) -> str:
 
 AUTO_CLASSES: dict[Output, str] = {"tokens": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification"}
 """The class of transformers that loads a model by what it puts out: tokens, or one score for a text."""
+# llava, qwen2_vl, voxtral and others are in no mapping of causal models.
 WITH_TOWERS = "AutoModelForMultimodalLM"
 """The one for models of tokens that also see pictures or hear sound; they are trained on text."""
 TASKS: dict[Output, str] = {"tokens": "CAUSAL_LM", "score": "SEQ_CLS"}

@@ -129,6 +129,7 @@ def _load(name: str) -> click.Command:
     return command
 
 
+# With the same settings: click keeps the help option of the first context that asks for one.
 command_line = PluginGroup(
     cli.name, callback=cli.callback, params=cli.params, help=cli.help, context_settings=cli.context_settings
 )
