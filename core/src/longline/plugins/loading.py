@@ -218,6 +218,7 @@ def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequ
             for key in _ignored(entry.options, cls.Config)
         ]
         try:
+            # Frozen as the config is: the saved config and the manifest tell what the plugin was given.
             models.append(freeze(cls.Config.model_validate(entry.options)))
             _warn_author(entry.name, cls.Config)
         except ValidationError as error:
