@@ -28,7 +28,7 @@ import yaml
 
 from longline import Plugin, hookimpl, hookspecs
 from longline.cli import COMMANDS, cli, run_cli
-from longline.config import load_config
+from longline.config.loader import load_config
 from longline.config.sections import Config
 from longline.errors import PluginError
 from longline.hookspecs import hook_facts

@@ -104,7 +104,7 @@ def test_one_that_cannot_be_imported_is_named_with_its_remedy(site, capsys):
 def test_one_that_is_no_command_is_named(site, capsys):
     site.add("count", "command = 3")
     assert run_cli(["count"]) == 3
-    assert "is a int, no click command" in capsys.readouterr().err
+    assert "is a int, and must be an instance of Command" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_still_an_error_of_usage(site, capsys):

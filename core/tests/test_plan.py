@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from longline import Plugin, hookimpl
-from longline.config import load_config
+from longline.config.loader import load_config
 from longline.plan import MULTIPLE, Machine, build_plan
 from longline.plugins import PluginConfig
 

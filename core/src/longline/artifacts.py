@@ -73,6 +73,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool, files: Sequence[str]) 
     Raises:
         ConfigError: it cannot be written, is in use, or holds another run and neither `resume` nor `overwrite` is given.
     """
+    # The system lets go of it when the process dies, however that happens, so a killed run blocks no other.
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)

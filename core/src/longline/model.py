@@ -184,6 +184,7 @@ def _read_template(value: str) -> str:
 
 AUTO_CLASSES: dict[Output, str] = {"tokens": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification"}
 """The class of transformers that loads a model by what it puts out: tokens, or one score for a text."""
+# llava, qwen2_vl, voxtral and others are in no mapping of causal models.
 WITH_TOWERS = "AutoModelForMultimodalLM"
 """The one for models of tokens that also see pictures or hear sound; they are trained on text."""
 TASKS: dict[Output, str] = {"tokens": "CAUSAL_LM", "score": "SEQ_CLS"}
@@ -283,6 +284,7 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     if kwargs.get("gguf_file"):
         # transformers refuses to train or save a model that carries them, though the weights are plain already.
         upstream.drop_quantisation_marks(model)
+    # Asked for and not applied is an error, never a warning.
     wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")

@@ -6,7 +6,7 @@ Pure: nothing is read, written or imported beyond the config, so `longline plan`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,16 +163,12 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
     dtype, dtype_why = _dtype(config, machine)
     method = find(config.method)
     packing, packing_why = _packing(config, method)
-    attention = config.model.attn_implementation
     args, args_facts = _trainer_args(config, machine)
     if final is not None:
-        changed = [name for name in final if name in args and args[name] != final[name]]
-        shown = {*changed, *(name for name in final if name not in args)} - _NOT_TOLD
-        args_facts = [fact for fact in args_facts if fact.name not in changed]
-        args_facts += [Fact(name, str(final[name]), "a plugin, in pre_trainer_args") for name in final if name in shown]
-        args = dict(final)
+        args_facts, args = _changed(args, args_facts, final), dict(final)
     multiple = MULTIPLE if machine.device == "cpu" and (dtype != "float32" or args.get("bf16") or args.get("fp16")) else None
     if multiple and method.draws_answers:
+        # trl pads what is drawn and learnt by itself, without our collator.
         args.setdefault("pad_to_multiple_of", multiple)
     plan = Plan(
         method=config.method,
@@ -189,25 +185,36 @@ def build_plan(config: Config, machine: Machine, final: Mapping[str, Any] | None
         machine=machine,
         pad_to_multiple_of=multiple,
     )
-    facts = (
+    return replace(plan, facts=_facts(config, plan, {"dtype": dtype_why, "packing": packing_why}, args_facts))
+
+
+def _changed(args: Mapping[str, Any], facts: Sequence[Fact], final: Mapping[str, Any]) -> list[Fact]:
+    """The facts of the trainer's arguments once plugins have had their hands on them."""
+    changed = [name for name in final if name in args and args[name] != final[name]]
+    shown = {*changed, *(name for name in final if name not in args)} - _NOT_TOLD
+    kept = [fact for fact in facts if fact.name not in changed]
+    return kept + [Fact(name, str(final[name]), "a plugin, in pre_trainer_args") for name in final if name in shown]
+
+
+def _facts(config: Config, plan: Plan, why: Mapping[str, str], of_args: Sequence[Fact]) -> tuple[Fact, ...]:
+    """The lines of `longline plan`, in the order of a config's sections."""
+    machine, attention, padding = plan.machine, config.model.attn_implementation, plan.pad_to_multiple_of
+    layout = f"packed {plan.packing}" if plan.packing else find(plan.method).kind.rpartition(":")[2].lower()
+    batch = f"{plan.per_device_batch} per device x {plan.accumulation} accumulated x {plan.world_size} processes"
+    return (
         Fact("method", config.method, "config"),
         Fact("model", config.model.path, "config"),
         Fact("adapter", _adapter_text(config), "config"),
         Fact("device", machine.device, f"{machine.world_size} process{'es' if machine.world_size > 1 else ''}"),
         *([Fact("threads", f"{machine.threads} per process", machine.threads_why)] if machine.threads else []),
-        Fact("dtype", dtype, dtype_why),
+        Fact("dtype", plan.dtype, why["dtype"]),
         Fact("attention", attention, "model.attn_implementation") if attention else BEST_ATTENTION,
-        Fact("layout", f"packed {packing}" if packing else method.kind.rpartition(":")[2].lower(), packing_why),
-        Fact(
-            "batch",
-            f"{plan.global_batch} rows a step",
-            f"{plan.per_device_batch} per device x {plan.accumulation} accumulated x {plan.world_size} processes",
-        ),
-        *args_facts,
-        *([Fact("padding", f"to multiples of {multiple}", PADDING_WHY)] if multiple else []),
+        Fact("layout", layout, why["packing"]),
+        Fact("batch", f"{plan.global_batch} rows a step", batch),
+        *of_args,
+        *([Fact("padding", f"to multiples of {padding}", PADDING_WHY)] if padding else []),
         Fact("output", str(config.output_dir), "config"),
     )
-    return replace(plan, facts=facts)
 
 
 def _adapter_text(config: Config) -> str:

@@ -20,7 +20,7 @@ import click
 
 from longline import __version__
 from longline.config import doors
-from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, LonglineError, PluginError, did_you_mean
+from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, ConfigError, LonglineError, PluginError, did_you_mean
 from longline.process import garbage, telemetry
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class PluginGroup(LazyGroup):
         """Import the module of a command; raises PluginError when a plugin's cannot be used."""
         command = super().get_command(ctx, cmd_name)
         if command is None:
-            offers = plugin_commands().get(cmd_name)
-            command = _load(cmd_name, offers) if offers else None
+            command = _load(cmd_name) if cmd_name in plugin_commands() else None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -121,23 +120,16 @@ def _summary(entry: EntryPoint) -> str:
     return f"{distribution.metadata.get('Summary') or ''} ({distribution.name})".strip() if distribution else ""
 
 
-def _load(name: str, offers: list[EntryPoint]) -> click.Command:
-    distributions = [doors.distribution(entry) for entry in offers]
-    if len(offers) > 1:
-        text = f"the command {name!r} is offered by several distributions: {', '.join(distributions)}"
-        raise PluginError(text, hint="pip uninstall all but one")
-    label = f"the command {name!r} ({distributions[0]})"
-    hint = f"repair it: pip install --force-reinstall {distributions[0].partition(' ')[0]}"
+def _load(name: str) -> click.Command:
+    """Import a plugin's command. Raises PluginError."""
     try:
-        command = offers[0].load()
-    except Exception as error:
-        raise PluginError(f"{label} cannot be imported: {type(error).__name__}: {error}", hint=hint) from error
-    if not isinstance(command, click.Command):
-        found = f"{offers[0].value!r} is a {type(command).__name__}"
-        raise PluginError(f"{label}: its entry point {found}, no click command", hint=hint)
+        command: click.Command = doors.load(doors.find(PLUGIN_COMMANDS, name, "command"), "command", click.Command)
+    except ConfigError as error:
+        raise PluginError(error.message, hint=error.hint) from error
     return command
 
 
+# With the same settings: click keeps the help option of the first context that asks for one.
 command_line = PluginGroup(
     cli.name, callback=cli.callback, params=cli.params, help=cli.help, context_settings=cli.context_settings
 )

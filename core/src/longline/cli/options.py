@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from longline.config.loader import LoadedConfig
-
 
 class ConfigPath(click.ParamType[Path]):
     """A config file, or a run folder that holds a config.yaml; whether it can be read is the loader's business."""
@@ -51,13 +49,6 @@ def set_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds CONFIG and `--set`."""
     return config_argument(set_option(function))
-
-
-def load(config: Path, overrides: tuple[str, ...]) -> LoadedConfig:
-    """Load what `config_options` gave; raises ConfigError with every problem."""
-    from longline.config.loader import load_config
-
-    return load_config(config, overrides)
 
 
 def output() -> Console:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from longline.cli.options import config_options, load
+from longline.cli.options import config_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +20,10 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     What is prepared is kept in the cache (data.cache_dir, LONGLINE_CACHE, or the user's cache folder); `longline train` with
     the same data, options and tokenizer takes it from there. No model is loaded.
     """
+    from longline.config.loader import load_config
     from longline.data.summary import summary
     from longline.run import prepare
 
-    _, _, data = prepare(load(config, overrides), "preprocess")
+    _, _, data = prepare(load_config(config, overrides), "preprocess")
     for line in summary(data.report):
         click.echo(line)

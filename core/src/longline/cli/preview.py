@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from longline.cli.options import config_options, load
+from longline.cli.options import config_options
 from longline.errors import ConfigError
 from longline.events import IGNORED
 
@@ -45,10 +45,11 @@ def command(config: Path, overrides: tuple[str, ...], rows: int, split: Literal[
     """
     from rich.console import Console
 
+    from longline.config.loader import load_config
     from longline.data.summary import summary
     from longline.run import prepare
 
-    kind, tokenizer, data = prepare(load(config, overrides), "preview")
+    kind, tokenizer, data = prepare(load_config(config, overrides), "preview")
     dataset = data.train if split == "train" else data.eval
     if dataset is None:
         raise ConfigError("there is no evaluation data", hint="set data.eval or data.eval_fraction, or leave out --split")

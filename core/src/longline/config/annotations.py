@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PLAIN = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "None": "nothing",
-    "dict": "keys with values",
-    "list": "a list",
-    "tuple": "a list",
+_TYPES: dict[str, tuple[str, type, str]] = {
+    "int": ("a whole number", int, "integer"),
+    "float": ("a number", float, "number"),
+    "bool": ("true or false", bool, "boolean"),
+    "str": ("text", str, "string"),
+    "none": ("nothing", NoneType, "null"),
+    "dict": ("keys with values", dict, "object"),
+    "list": ("a list", list, "array"),
+    "tuple": ("a list", list, "array"),
 }
+"""The types that a config can hold: in words, as YAML is read, and in JSON schema."""
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
@@ -64,7 +66,7 @@ class Annotation:
 
     def plain(self) -> str:
         """What the type asks for, in words: `a whole number or nothing`."""
-        members = sorted(self._resolved(), key=lambda member: member.kind.lower() == "none")
+        members = sorted(self._resolved(), key=lambda member: member.kind == "none")
         return " or ".join(dict.fromkeys(_words(member) for member in members))
 
     def _resolved(self) -> Iterator[Member]:
@@ -97,18 +99,13 @@ def _members(expression: ast.expr, lookup: Callable[[str], tuple[str, ...] | Non
         if isinstance(expression.value, str):
             yield from _members(ast.parse(expression.value, mode="eval").body, lookup)
         else:
-            yield Member("None")
+            yield Member("none")
     elif isinstance(expression, ast.Subscript):
         yield from _subscript(_name(expression.value), expression.slice, lookup)
     else:
         name = _name(expression)
-        yield (
-            Member(name.lower())
-            if name in {*_PLAIN, "Dict", "List"}
-            else Member("Any")
-            if name == "Any"
-            else Member("other", (name,))
-        )
+        known = name == "Any" or name in {*_TYPES, "Dict", "List"}
+        yield Member(name if name == "Any" else name.lower()) if known else Member("other", (name,))
 
 
 def _subscript(name: str, inside: ast.expr, lookup: Callable[[str], tuple[str, ...] | None]) -> Iterator[Member]:
@@ -117,7 +114,7 @@ def _subscript(name: str, inside: ast.expr, lookup: Callable[[str], tuple[str, .
         for part in parts:
             yield from _members(part, lookup)
         if name == "Optional":
-            yield Member("None")
+            yield Member("none")
     elif name == "Literal":
         yield Member("Literal", tuple(part.value for part in parts if isinstance(part, ast.Constant)))
     elif name in {"list", "List", "Sequence"}:
@@ -139,7 +136,7 @@ def _words(member: Member) -> str:
         return f"one of {', '.join(str(value).lower() for value in member.values)}"
     if member.items:
         return f"a list (each item {member.items.plain()})"
-    return _PLAIN.get(member.kind, "nothing" if member.kind == "none" else "any value")
+    return _TYPES[member.kind][0] if member.kind in _TYPES else "any value"
 
 
 def _exact(member: Member, value: Any) -> bool:
@@ -150,16 +147,7 @@ def _exact(member: Member, value: Any) -> bool:
         return isinstance(value, list) and (member.items is None or all(member.items.fit(item)[0] for item in value))
     if kind == "float":
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    types: dict[str, Any] = {
-        "int": int,
-        "bool": bool,
-        "str": str,
-        "none": type(None),
-        "None": type(None),
-        "dict": dict,
-        "tuple": list,
-    }
-    return kind == "Any" or (kind in types and type(value) is types[kind])
+    return kind == "Any" or (kind in _TYPES and type(value) is _TYPES[kind][1])
 
 
 def _open_word(word: Any, value: Any) -> bool:
@@ -188,14 +176,4 @@ def _schema(member: Member) -> dict[str, Any]:
     if member.kind == "list":
         items = member.items.schema() if member.items else {}
         return {"type": "array", **({"items": items} if items else {})}
-    names = {
-        "int": "integer",
-        "float": "number",
-        "bool": "boolean",
-        "str": "string",
-        "none": "null",
-        "dict": "object",
-        "tuple": "array",
-    }
-    name = names.get(member.kind.lower())
-    return {"type": name} if name else {}
+    return {"type": _TYPES[member.kind][2]} if member.kind in _TYPES else {}

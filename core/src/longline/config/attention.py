@@ -37,6 +37,7 @@ HUB_KERNEL = Attention(None, "kernels", ("cuda",))
 """A kernel named by its hub repository (`owner/name`): nothing is known of it, so nothing is promised."""
 
 
+# Gemma 2 and gpt-oss have no sdpa, so a fixed default failed on them.
 BEST = ("sdpa", "eager")
 """What a model is given when the config is silent: the first of these that its class has. They pack and run alike."""
 

@@ -324,6 +324,7 @@ def best_model_is_saved(loaded: LoadedConfig) -> Iterator[Problem]:
         text = f"evaluates by {evaluates} but saves by {saves}, so the best model may not be saved"
         yield loaded.problem(text, *keys, hint=f"set trainer.save_strategy: {evaluates}, or best")
     elif evaluates == "steps":
+        # 10 is Longline's own `logging_steps`, 500 the `save_steps` of transformers.
         every, save = trainer.get("eval_steps") or trainer.get("logging_steps", 10), trainer.get("save_steps", 500)
         if not _is_multiple(save, every):
             text = f"saves every {save:g} steps, which is no multiple of the {every:g} between evaluations"
@@ -333,6 +334,7 @@ def best_model_is_saved(loaded: LoadedConfig) -> Iterator[Problem]:
 def _is_multiple(many: float, one: float) -> bool:
     if (many < 1) != (one < 1):
         return False  # a share of all steps beside a count: nobody knows yet
+    # Shares of all steps are no exact numbers: 0.3 is not three times 0.1.
     return round(many * 1_000_000) % max(1, round(one * 1_000_000)) == 0
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Key: TypeAlias = "str | int"
 Keys: TypeAlias = "tuple[Key, ...]"
 
+# No config comes near these; a data file that was named by mistake, and aliases of aliases, do.
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 64

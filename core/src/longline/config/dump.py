@@ -53,8 +53,11 @@ def resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | Non
     """What `dump_resolved` writes, as plain dicts, lists and scalars; `$` is escaped where it would be read as a reference."""
     plugin_options = plugin_options or {}
     data = _section(loaded.config)
-    data["plugins"] = {entry.name: _options(entry.options, plugin_options.get(entry.name)) for entry in loaded.config.plugins}
+    data["plugins"] = {}
     for entry in loaded.config.plugins:
+        options = plugin_options.get(entry.name)
+        written = dict(entry.options) if options is None else options.model_dump(mode="json", by_alias=True)
+        data["plugins"][entry.name] = written
         if entry.on_error != "continue":
             data["plugins"][entry.name]["on_error"] = entry.on_error
     if not data["plugins"]:
@@ -79,10 +82,6 @@ def _section(section: BaseModel) -> dict[str, Any]:
             continue
         data[name] = dumped
     return {**data, **(section.model_extra or {})}
-
-
-def _options(given: Mapping[str, Any], options: BaseModel | None) -> dict[str, Any]:
-    return dict(given) if options is None else options.model_dump(mode="json", by_alias=True)
 
 
 class _Cleaner:
@@ -111,7 +110,7 @@ class _Cleaner:
         if path in _ALWAYS_LOCAL or (_LOCAL.match(path) and not is_template(text) and looks_local(text)):
             # In a config paths are relative to the working directory; the saved one repeats the run from anywhere.
             text = str(Path(text).expanduser().absolute())
-        return _escape(text)
+        return text.replace("${", "$${")
 
     def _holds_secret(self, text: str, keys: Keys) -> bool:
         raw = keys[0] == "plugins" and keys[1] not in self.known
@@ -130,7 +129,3 @@ class _Cleaner:
             return None
         rest = re.sub(r"\$\{[^}]*\}(?::\$\{[^}]*\})?@", "", template)
         return template if mask_userinfo(rest) == rest and self.secrets.mask(rest) == rest else None
-
-
-def _escape(text: str) -> str:
-    return text.replace("${", "$${")

@@ -19,6 +19,8 @@ def _refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
     raise TypeError("a config cannot be changed, every stage and plugin reads the same one: take a copy.deepcopy of the value")
 
 
+# Sections were fixed and what they held was not: one plugin that changed a mapping changed it for all, and in the saved
+# config.
 class FrozenDict(dict[Any, Any]):
     """A dict that refuses to be changed, with a TypeError."""
 

@@ -305,6 +305,7 @@ def _masked(root: Node) -> list[Problem]:
 def _validate(root: Node, bad: set[str]) -> tuple[Config | None, list[Problem]]:
     """The config, and what is wrong with it; what is wrong is left out of the config, which is None where that cannot be."""
     try:
+        # With all items of lists first: without one the others move up, and places would be those of their neighbours.
         return Config.model_validate(_without(root, bad, items=False).plain()), []
     except ValidationError as error:
         problems = [_elsewhere(problem, root) for problem in explain(error, root, (), Config) if problem.path not in bad]

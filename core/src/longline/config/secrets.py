@@ -27,6 +27,7 @@ _NAME = re.compile(
 _NOT = re.compile(
     r"(?:pad|eos|bos|unk|mask|sep|cls|add|max|min|num|new|special|stop)_tokens?|tokens?_(?:per|id|ids|count|type)|tokens$"
 )
+# An option called mask_token was saved as stars, and the run folder then refused its own config.
 _PLAIN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|true|false|none|null|auto|yes|no|on|off", re.IGNORECASE)
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^/\s@:?#]*)(?P<password>:[^/\s@?#]*)?@")
 

@@ -37,6 +37,7 @@ class Keeping:
         keeping = cls()
         for column in asked:
             keeping._add(column)
+        # What methods and plugins ask for has a type, so the config may name the same column without one.
         for section in wanted:
             known = next((column for column in keeping.columns if column.name == section.name), None)
             if section.dtype is not None:
@@ -129,6 +130,7 @@ def _is_aligned(array: np.ndarray[Any, Any], sample: Sample | None) -> bool:
 def _dtype(arrays: Iterable[np.ndarray[Any, Any]]) -> str:
     """bool, int64 or float32, what holds all of them; float16 stays what it is."""
     types = {array.dtype for array in arrays if array.size}
+    # Numbers from JSON are float64, of which float32 keeps enough; what came as float16 was chosen to be small.
     if types == {np.dtype("float16")}:
         return "float16"
     kinds = {dtype.kind for dtype in types}

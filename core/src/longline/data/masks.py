@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from longline.data.template import ChatTemplate, Rendering, TemplateError
-from longline.data.values import Conversation, Piece
+from longline.data.values import Conversation, Piece, alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +47,9 @@ class ChatMasker:
         self.template = ChatTemplate(tokenizer)
         template = self.template.source()
         added = {str(token.content): token.special for token in tokenizer.added_tokens_decoder.values()}
+        # Some end-of-turn tokens are added without being called special; that they stand in the template tells them.
         tokens = {token for token, special in added.items() if special or token in template} | set(tokenizer.all_special_tokens)
+        # The longest first: a regular expression takes the first alternative that fits.
         names = sorted((re.escape(token) for token in tokens if token.strip()), key=len, reverse=True)
         self._last_token = re.compile(f"(?:{'|'.join(names)})\\Z") if names else None
         self._first_token = re.compile(f"(?:{'|'.join(names)})") if names else None
@@ -220,7 +221,7 @@ class ChatMasker:
         probed = self._before_probe(conversation, number)
         header = probed or ""
         if generation:
-            common = self._whole_tokens(_common(generation, header))
+            common = self._whole_tokens(generation[: alike(generation, header)])
             thought, header = header[len(common) :], common
             certain = bool(common) and _NO_THOUGHT.fullmatch(thought) is not None
         else:
@@ -280,12 +281,6 @@ def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
         return {**call, "function": _text_arguments(call["function"])}
     arguments = call.get("arguments")
     return {**call, "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}
-
-
-def _common(first: str, second: str) -> str:
-    """What two texts begin with alike."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-    return first[:same]
 
 
 def _said(message: Message) -> str:

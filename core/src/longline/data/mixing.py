@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from longline.data.packing import Packs
+    from numpy.typing import NDArray
 
-Longs = NDArray[np.int64]
+    from longline.data.packing import Packs
+    from longline.data.values import Longs
+
+# A stream of random numbers for each use, so that one more source or another weight changes no other choice.
 _EVAL, _WEIGHT, _ORDER, _PACKS = 1, 2, 3, 4
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Longs = NDArray[np.int64]
+    from numpy.typing import NDArray
+
+    from longline.data.values import Longs
+
 Pattern = tuple[list[int], int]
 """The lengths in a pack, and how many packs are like it."""
 

@@ -6,7 +6,6 @@ The stages run over chunks of rows, and everything is counted on the way.
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
 from longline.data.report import LISTED_BAD_ROWS, SourceReport
 from longline.data.template import TemplateError
-from longline.data.values import Origin, Piece, RowError, TokenRow, Tokens
+from longline.data.values import Origin, Piece, RowError, TokenRow, Tokens, refuse_halves
 from longline.errors import DataError
 from longline.events import IGNORED
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 500
 WORKERS = 2
 GUESS_ROWS = 100
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Record = tuple[Origin, Mapping[str, Any] | str]
 Values = Mapping[str, Any]
@@ -200,8 +198,9 @@ class SourceRun:
         pieces = self.tools.kind.write(sample, self.tools.masker, self.opened.train_on)
         for piece in pieces:
             if isinstance(piece, Piece):
-                _refuse_halves(piece.text)
+                refuse_halves(piece.text, "the text")
         kept, aligned = self.tools.keeping.values(row, sample)
+        # How many went through the chat template is told, since text that should have and did not trains on another form.
         self.templated[isinstance(pieces[0], Piece) and pieces[0].chat] += 1
         return Rendered(origin, pieces, sample.beside, kept, aligned)
 
@@ -300,9 +299,3 @@ def _cut(values: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
         if len(column) != tokens.whole:
             raise RowError(f"the column {name!r} has {len(column)} values for {tokens.whole} tokens")
     return {name: column[: len(tokens.ids)] for name, column in values.items()}
-
-
-def _refuse_halves(text: str) -> None:
-    """Raise RowError for a text that holds something that is no character."""
-    if not text.isascii() and _SURROGATE.search(text):
-        raise RowError("the text holds half of a surrogate pair, which is no character")

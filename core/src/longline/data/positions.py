@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import models, normalizers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from longline.data.values import Piece
+    from longline.data.values import Ints, Piece
 
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
 COMPARED = 64
 """So many texts are tokenised in both ways, and the quick one is given up if they differ."""
 

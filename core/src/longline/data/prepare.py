@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from longline.config import doors
 from longline.data import mixing
@@ -35,11 +34,10 @@ if TYPE_CHECKING:
 
     from longline.config.sections import DataSection, SourceSection
     from longline.data.kinds import Kind
-    from longline.data.values import Packing
+    from longline.data.values import Longs, Packing
     from longline.events import Column
 
 logger = logging.getLogger(__name__)
-Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +219,7 @@ def _tables(
     for split, (origin, positions) in kept.items():
         weights = [source.weight for source in (section.train if origin == "train" else section.eval)]
         if split != origin:
+            # Evaluation rows that are set aside count once: a weight is about training.
             weights = [1.0] * len(weights)
         order = mixing.weighted(positions, samples[origin].sources, weights, seed)
         tables[split] = _table(

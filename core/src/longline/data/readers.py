@@ -91,7 +91,6 @@ def _checked(value: Any) -> Mapping[str, Any] | str:
 
 
 def _read_jsonl(stream: IO[bytes], name: str) -> Iterator[Record]:
-    del name
     for number, line in _lines(stream):
         if line is None:
             yield number, "not valid UTF-8"
@@ -113,6 +112,7 @@ def _column(error: ValueError) -> str:
 def _read_json(stream: IO[bytes], name: str) -> Iterator[Record]:
     """One array of rows, rows one after another over any number of lines, or rows one a line."""
     raw = stream.read().removeprefix(b"\xef\xbb\xbf")
+    # JSON Lines are often called .json: then the first line alone is a whole value.
     first = raw.lstrip().partition(b"\n")[0]
     if not raw.lstrip().startswith(b"["):
         try:
@@ -196,7 +196,6 @@ def _read_tsv(stream: IO[bytes], name: str) -> Iterator[Record]:
 
 
 def _read_text(stream: IO[bytes], name: str) -> Iterator[Record]:
-    del name
     for number, line in _lines(stream):
         yield number, "not valid UTF-8" if line is None else {"text": line.rstrip("\r\n")}
 

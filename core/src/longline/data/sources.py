@@ -168,6 +168,7 @@ def _folder(path: Path, section: SourceSection) -> Source:
         return DatasetSource(loaded, str(path), path)
     hidden = (".", "_")
     inside = (item for item in path.rglob("*") if not any(part.startswith(hidden) for part in item.relative_to(path).parts))
+    # Sorted, since the order of a folder differs between file systems, and rows are numbered in it.
     return _files(sorted(item for item in inside if item.is_file() and kind_of(item.name)), str(path))
 
 
@@ -225,6 +226,7 @@ def _hub(section: SourceSection) -> DatasetSource:
     where = f"{section.path} (taken for a hub id: there is no such file)"
     try:
         loaded = load_dataset(section.path, section.name, split=section.split, revision=section.revision)
+    # By this `datasets` says which splits and configurations there are: no fault of the network.
     except ValueError as error:
         raise DataError(f"{section.path}: {error}") from error
     except Exception as error:

@@ -68,6 +68,7 @@ class _Instrument(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> Any:  # noqa: N802 - jinja2's visitor names
         self.generic_visit(node)
+        # A loop over pairs, such as `for key, value in ...`, goes over no messages.
         if isinstance(node.target, nodes.Name):
             owner = nodes.Filter(nodes.Name(node.target.name, "load"), _OWNER, [], [], None, None)
             node.body.insert(0, nodes.Output([owner]))
@@ -84,6 +85,7 @@ def _raise(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
 
+# As transformers has it: jinja2's own filter escapes HTML.
 def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -175,6 +177,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], tools: Any = None, *, add_generation_prompt: bool = False) -> Rendering:
         """The text of a conversation and who wrote what. Raises TemplateError when the template refuses it."""
         messages = [_aliased(message) for message in messages]
+        # By identity, since two messages of a conversation may be equal.
         self._numbers = {id(message): _mark(number) for number, message in enumerate(messages)}
         variables = {**self._variables, "add_generation_prompt": add_generation_prompt}
         try:

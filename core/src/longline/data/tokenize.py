@@ -33,6 +33,7 @@ class Encoder:
             )
         self.backend: Any = tokenizer.backend_tokenizer
         self.eos: int | None = tokenizer.eos_token_id
+        # Asked of the tokenizer itself: what post-processors put in front of a text has no common place to read it from.
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = tokenizer("a", add_special_tokens=True)["input_ids"]
         starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
@@ -80,6 +81,7 @@ def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], 
         first -= straddles and across
         labels[first:last] = ids[first:last]
     ends = [end + len(prefix) for end in found.terminators]
+    # A text that ends with the token by itself gets no second one.
     if suffix and (not len(ids) or ids[-1] != suffix[0]):
         learnt = bool(piece.spans) and piece.spans[-1][1] == len(piece.text)
         ids = np.append(ids, np.int32(suffix[0]))

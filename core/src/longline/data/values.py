@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,12 +16,24 @@ Longs = NDArray[np.int64]
 Row = Mapping[str, Any]
 Message = dict[str, Any]
 Span = tuple[int, int]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Packing = Literal["rows", "flat"]
 """How several samples share a row: in a batch of rows, or all one after another in a single one."""
 
 
 class RowError(Exception):
     """A row can't be used; the message says why, the caller knows where."""
+
+
+def refuse_halves(text: str, what: str) -> None:
+    """Raise RowError for a text that holds something that is no character, which no tokenizer and no file takes."""
+    if not text.isascii() and _SURROGATE.search(text):
+        raise RowError(f"{what} holds half of a surrogate pair, which is no character")
+
+
+def alike(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many items two sequences begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 @dataclass(frozen=True, slots=True)

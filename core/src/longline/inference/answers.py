@@ -54,6 +54,7 @@ def answer_all(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         width = max(len(prompts[index]) for index in batch)
+        # At the left: new tokens are put behind the last one of every row.
         rows = [[pad] * (width - len(prompts[index])) + list(prompts[index]) for index in batch]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in batch]
         with torch.inference_mode():

@@ -28,6 +28,7 @@ def loss_and_slope(logits: torch.Tensor, targets: torch.Tensor, scale: torch.Ten
     counts = (targets != IGNORED).float() * scale
     places = targets.clamp(min=0)[:, None]
     right = logits.gather(1, places)[:, 0]
+    # Taken away before exp, which would overflow.
     highest = logits.amax(1)
     scores = logits.sub_(highest[:, None]).exp_()
     sums = scores.sum(1)

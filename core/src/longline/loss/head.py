@@ -147,6 +147,8 @@ class HeadTap:
         if self._hidden is not None:
             raise self._not_applied("its head is called more than once")
         self._hidden = kept
+        # One position goes on, so that the head itself runs: FSDP2 gathers its weight there, and the probe takes its shape
+        # from it.
         return (kept[None, :1].detach(), *args[1:])
 
     def _leave(self, _: nn.Module, args: tuple[Any, ...], logits: torch.Tensor) -> torch.Tensor | None:
@@ -158,6 +160,7 @@ class HeadTap:
         if self._targets is None:
             return self._native(logits, labels, vocab_size, *args, **kwargs)
         targets, self._targets = self._targets, None
+        # The trainer counts over all accumulated batches; without it the loss is the mean of this batch.
         count = kwargs.get("num_items_in_batch")
         if count is None:
             count = (targets.tokens != IGNORED).sum()

@@ -55,7 +55,10 @@ def _load(section: RewardSection, where: str, folder: Path) -> RewardFunction:
         raise ConfigError(f"{where}: {section.function} is a {type(function).__name__}, not a function")
     name = section.name or section.function.rpartition(":")[2]
     return RewardFunction(
-        name, _with_options(function, deepcopy(section.options), where) if section.options else function, section.weight
+        # The config is frozen, and a function may change what it is handed.
+        name,
+        _with_options(function, deepcopy(section.options), where) if section.options else function,
+        section.weight,
     )
 
 

@@ -124,6 +124,7 @@ class HookCall:
 
     def __call__(self, **kwargs: Any) -> Any:  # noqa: D102 - said by the class
         begin = perf_counter()
+        # Looked at also where nobody listens, so that a wrong call fails in every run and not in somebody's.
         if kwargs.keys() != self._arguments:
             self._refuse(kwargs)
         if self._main_only and not kwargs["run"].is_main:

@@ -124,6 +124,7 @@ def import_plugin(info: PluginInfo) -> type[Plugin]:
     entry = importlib_metadata.EntryPoint(name=info.name, value=info.entry_point, group=GROUP)
     try:
         found = entry.load()
+    # A library that calls sys.exit() while it is imported must not end the command as if all were well.
     except (Exception, SystemExit) as error:
         message = f"{info.label} cannot be imported: {type(error).__name__}: {error} ({_place(error)})"
         raise PluginError(message, hint=_import_remedy(info, error)) from error
@@ -217,6 +218,7 @@ def _options(loaded: LoadedConfig, entries: Sequence[PluginEntry], classes: Sequ
             for key in _ignored(entry.options, cls.Config)
         ]
         try:
+            # Frozen as the config is: the saved config and the manifest tell what the plugin was given.
             models.append(freeze(cls.Config.model_validate(entry.options)))
             _warn_author(entry.name, cls.Config)
         except ValidationError as error:

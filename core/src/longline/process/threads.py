@@ -21,6 +21,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 def cores() -> int:
     """Cores that this process may use: those it is bound to, no more than its container's share, hardware threads not counted."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Two hardware threads share the units of their core that multiply matrices.
     return max(1, math.ceil(min(bound, psutil.cpu_count(logical=False) or bound, quota())))
 
 

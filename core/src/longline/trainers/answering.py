@@ -44,6 +44,7 @@ class AnsweringTrainer(TrlTrainer):
         trainer = cls.construct(parts, args, reward_funcs=functions)
         options.sync_ref_model = sync
         options.beta = cast("Any", trainer).beta = beta
+        # trl's constructor takes none: its own hands on rows as they are, and does not know which sample they are.
         trainer.data_collator = parts.collator
         if parts.reference is not None:
             trainer.adopt_reference(parts.reference)
@@ -58,6 +59,7 @@ class AnsweringTrainer(TrlTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Answer and score, and add this rank's scores and row ids to what trl hands on."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        # trl gathers the scores of all ranks, rank by rank.
         start = self.accelerator.process_index * len(inputs)
         output["scores"] = self._scores[start : start + len(inputs)]
         output["row_ids"] = torch.tensor([row["row_ids"] for row in inputs])

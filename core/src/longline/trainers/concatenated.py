@@ -31,6 +31,7 @@ class ConcatenatedTrainer(TrlTrainer):
             ConfigError: trl refuses something.
         """
         sample = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+        # trl maps over the one row, and datasets would show a bar for it.
         hidden = are_progress_bars_disabled()
         disable_progress_bars()
         sampled = {"train_dataset": sample, "eval_dataset": None if parts.eval is None else sample}

@@ -44,6 +44,7 @@ class LengthGroupedSampler(Sampler[int]):
         size = POOL * self.batch
         pools = [order[start : start + size] for start in range(0, len(order), size)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools] or [order])
+        # What fills no batch comes last, so that all others are whole.
         whole = len(order) // self.batch
         batches = order[: whole * self.batch].reshape(whole, self.batch)[chosen.permutation(whole)]
         if whole:

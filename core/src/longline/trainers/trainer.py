@@ -216,6 +216,7 @@ class LonglineTrainer(Trainer):
         noted, self._noted = self._noted, []
         rows = [row for make in noted for row in make()]
         gathered: list[dict[str, Cell]] = gather_object(rows) if self.args.world_size > 1 else rows
+        # Decoding is done for whoever listens, so it is told beside what the hooks cost.
         cost = self.run.account.open("longline:rows", "on_completions", core=True)
         cost.calls += 1
         cost.seconds += time.perf_counter() - begin

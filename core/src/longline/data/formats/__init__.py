@@ -28,6 +28,7 @@ def find(name: str) -> Format:
 
 def entries(brought_by: str) -> list[EntryPoint]:
     """The formats among which `auto` guesses: the core's, and those of the distribution that brought the method."""
+    # Not all that are installed: another distribution must change neither what is guessed nor the key of the cache.
     own = list(doors.own(GROUP).values())
     if brought_by == doors.CORE:
         return own

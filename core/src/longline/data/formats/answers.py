@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from longline.data.formats.messages import ChatReader, present, text_field
 from longline.data.formats.texts import behind
 from longline.data.kinds.prompt import prompt_row
-from longline.data.values import Conversation, Piece, Row, RowError, Sample
+from longline.data.values import Conversation, Piece, Row, RowError, Sample, alike
 from longline.errors import DataError
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def common_prompt(first: str, second: str) -> str:
     That is behind the last "Assistant:" of a dialogue in the manner of HH-RLHF, else at the start of a word, with the space
     before it left to the answer.
     """
-    common = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    common = first[: alike(first, second)]
     mark = common.rfind(_ANSWER_MARK)
     if mark >= 0 and _QUESTION_MARK not in common[mark:]:
         return common[: mark + len(_ANSWER_MARK)]
@@ -219,7 +218,7 @@ def _last_answer(messages: Messages, key: str) -> tuple[Messages, Messages]:
 def _split_messages(answers: dict[str, Messages]) -> tuple[Messages, dict[str, Messages]]:
     """The messages that two conversations begin with alike, and what comes behind them."""
     first, second = answers.values()
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    same = alike(first, second)
     if not same:
         raise RowError(f"{' and '.join(map(repr, answers))} begin with different messages, so they share no prompt")
     for key, messages in answers.items():

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from longline.data.values import Row, Sample
 
 
-def _no_note(plain: int, chats: int) -> str:
-    del plain, chats
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What a format is told of a source before it reads its rows.
@@ -47,7 +42,7 @@ class Reader:
     """
 
     sample: Callable[[Row], Sample]
-    note: Callable[[int, int], str] = _no_note
+    note: Callable[[int, int], str] = lambda plain, chats: ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,12 +85,10 @@ class Kind:
 
     def width(self, tokens: Tokens, beside: Mapping[str, Any]) -> int:
         """How long a row of the batch it needs; more than max_length is too long."""
-        del beside
         return len(tokens.ids)
 
     def fault(self, tokens: Tokens, beside: Mapping[str, Any]) -> str | None:
         """Why a sample is left out: the field of SourceReport that counts it, or None."""
-        del beside
         return "untrained" if self.learns and not (tokens.labels != IGNORED).any() else None
 
     def count(self, report: SourceReport, beside: Mapping[str, Any]) -> None:
@@ -100,7 +98,6 @@ class Kind:
 
     def detail(self, report: SourceReport) -> str:
         """What is said of the samples of a source beside their number."""
-        del report
         return ""
 
     def source_warnings(self, report: SourceReport) -> Iterator[str]:
@@ -110,7 +107,6 @@ class Kind:
 
     def warnings(self, report: DataReport) -> Iterator[str]:
         """What is odd about all of the data."""
-        del report
         yield from ()
 
     # --- prepared data ----------------------------------------------------------------------------
@@ -124,6 +120,7 @@ class Kind:
 
     def schema(self, packing: Packing | None) -> pa.Schema:
         """The columns of prepared data, without further ones."""
+        # Ids and counts fit, in half the disk and memory of int64; batches are int64, as models want them.
         integers = pa.list_(pa.int32())
         names = {
             "input_ids": integers,
@@ -156,7 +153,6 @@ class Kind:
 
     def spread(self, rows: Sequence[Mapping[str, Any]], values: list[Any]) -> list[Any]:
         """What is aligned to the tokens of each row, as the rows of the batch have it."""
-        del rows
         return values
 
     def shown(self, row: Mapping[str, Any]) -> list[Shown]:

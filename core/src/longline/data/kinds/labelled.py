@@ -69,7 +69,6 @@ class LabelledKind(Kind):
 
     def values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Nothing: the label is in the heading."""
-        del row
         return {}
 
 

@@ -40,6 +40,7 @@ class PairKind(Kind):
     def write(self, sample: Sample, masker: ChatMasker | None, train_on: TrainOn) -> list[Written]:
         """Both answers, behind the same text."""
         chosen, rejected = super().write(sample, masker, train_on)
+        # Compared as text: the loss takes both for answers to one prompt, and could not tell that they are not.
         if _before(chosen) != _before(rejected):
             raise RowError("the chat template writes the prompt in front of one answer otherwise than in front of the other")
         return [chosen, rejected]
@@ -47,6 +48,7 @@ class PairKind(Kind):
     def join(self, parts: Sequence[Tokens], beside: Mapping[str, Any]) -> tuple[Tokens, Mapping[str, Any]]:
         """One row of two answers."""
         chosen, rejected = parts
+        # With nothing learnt in one of them there is no place where answers begin; such a pair is left out by `fault`.
         if all((tokens.labels != IGNORED).any() for tokens in parts):
             _share_prompt(chosen, rejected)
         joined = Tokens(
@@ -84,7 +86,6 @@ class PairKind(Kind):
 
     def arrays(self, samples: Samples, rows: Packs, lengths: Longs, packing: Packing | None) -> dict[str, pa.Array]:
         """The lengths of both answers; a pair is as long as the longer one."""
-        del packing
         firsts = samples.beside["first"].values[rows.members]
         both = np.stack([firsts, lengths.astype(np.int32) - firsts], axis=1)
         edges = np.arange(0, 2 * len(firsts) + 1, 2, dtype=np.int32)
@@ -107,7 +108,6 @@ class PairKind(Kind):
 
     def values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Nothing: the length of the first answer is seen."""
-        del row
         return {}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from longline.data.kinds.base import Kind, need
-from longline.data.values import Conversation, RowError
+from longline.data.values import Conversation, RowError, refuse_halves
 from longline.errors import DataError
 from longline.events import Column
 from longline.methods.rewards import RESERVED
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from longline.data.sources import Source
     from longline.data.store.samples import Samples
     from longline.data.values import Longs, Packing, Part, Sample, Written
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PromptKind(Kind):
@@ -48,14 +45,11 @@ class PromptKind(Kind):
 
     def write(self, sample: Sample, masker: ChatMasker | None, train_on: TrainOn) -> list[Written]:
         """The prompt; what goes to the reward functions must be text too."""
-        text = sample.beside["row"]
-        if not text.isascii() and _SURROGATE.search(text):
-            raise RowError("the row holds half of a surrogate pair, which is no character")
+        refuse_halves(sample.beside["row"], "the row")
         return super().write(sample, masker, train_on)
 
     def written(self, part: Part, masker: ChatMasker | None, train_on: TrainOn) -> Written:
         """The prompt up to where the answer begins."""
-        del train_on
         return need(masker).asked(part) if isinstance(part, Conversation) else part
 
     def complete(self, samples: Mapping[str, Samples], opened: Mapping[str, Sequence[Source]]) -> None:
@@ -77,7 +71,6 @@ class PromptKind(Kind):
 
     def arrays(self, samples: Samples, rows: Packs, lengths: Longs, packing: Packing | None) -> dict[str, pa.Array]:
         """The row as JSON, with all columns."""
-        del lengths, packing
         texts, fillings = (samples.beside[name].taken(rows.members) for name in ("row", "shape"))
         whole = [f"{text[:-1]}{more}}}" if more else text for text, more in zip(texts, fillings, strict=True)]
         return {"row": pa.array(whole, type=pa.large_string())}

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from longline.data.sources import Source
 
 MANIFEST = "manifest.json"
+# Another release of these may render or tokenise otherwise.
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
+# Where prepared data lies, and whether it is kept, changes nothing in it.
 _NOT_IN_KEY = {"cache", "cache_dir"}
 
 
@@ -137,6 +139,7 @@ class Entry:
         try:
             manifest = json.loads((self.path / MANIFEST).read_bytes())
             for name, expected in manifest["files"].items():
+                # Looked at each time: a run on other tokens than it was asked for would say nothing.
                 if _hash(self.path / name) != expected:
                     raise CacheBroken(f"{name} has changed")
             names = manifest["names"]

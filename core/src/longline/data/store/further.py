@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from longline.data.store.columns import Growing, forget, gather
-from longline.data.values import Longs, RowError
+from longline.data.values import Longs, RowError, refuse_halves
 
 if TYPE_CHECKING:
     import mmap
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 TEXT, INTERNED = "text", "interned"
 """Types that numpy has not: texts, and values of which there are few different ones, for kinds of rows only."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 # --- one value ------------------------------------------------------------------------------------
@@ -34,8 +32,7 @@ def checked(column: Column, value: Any) -> Any:
     if column.dtype == TEXT:
         if not isinstance(value, str):
             raise RowError(f"the column {column.name!r} is to hold text, and here is a {type(value).__name__}")
-        if not value.isascii() and _SURROGATE.search(value):
-            raise RowError(f"the column {column.name!r} holds half of a surrogate pair, which is no character")
+        refuse_halves(value, f"the column {column.name!r}")
         return value
     found = numbers(column.name, value)
     _refuse_shape(column, found)

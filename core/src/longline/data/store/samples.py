@@ -74,49 +74,38 @@ class Builder:
             column.name: Collecting(column, folder, f"{name}.beside-{number}") for number, column in enumerate(kind.beside)
         }
         self._kept: dict[str, Collecting] = {}
-        self._waiting: dict[str, list[Any]] = {}
-        self._waiting_beside: dict[str, list[Any]] = {}
-        self._waiting_kept: dict[str, list[Any]] = {}
-        self._clear()
+        self._waiting: list[tuple[Tokens, int, Origin, int, Mapping[str, Any], Mapping[str, Any]]] = []
 
     def keep(self, columns: Sequence[Column]) -> None:
         """Collect these further columns, too; they are known before the first sample is added."""
         for number, column in enumerate(columns):
             if column.name not in self._kept:
                 self._kept[column.name] = Collecting(column, self._folder, f"{self._name}.kept-{number}")
-                self._waiting_kept[column.name] = []
 
     def add(
         self, tokens: Tokens, trained: int, origin: Origin, source: int, beside: Mapping[str, Any], kept: Mapping[str, Any]
     ) -> None:
         """Append one sample."""
-        values = (tokens.ids, tokens.labels, len(tokens.ids), trained, origin.file, origin.line, source)
-        for waiting, value in zip(self._waiting.values(), values, strict=True):
-            waiting.append(value)
-        for name, waiting in self._waiting_beside.items():
-            waiting.append(beside[name])
-        for name, waiting in self._waiting_kept.items():
-            waiting.append(kept[name])
-        if len(self._waiting["lines"]) >= FLUSH_ROWS:
+        # A call of numpy for each sample would cost more than the sample; so they wait for each other.
+        self._waiting.append((tokens, trained, origin, source, beside, kept))
+        if len(self._waiting) >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         """Move what waits into the columns."""
-        if self._waiting["lines"]:
-            for key, column in self._big.items():
-                column.extend(np.concatenate(self._waiting[key]))
-            for key, column in self._small.items():
-                column.extend(self._waiting[key])
-            for name, collecting in self._beside.items():
-                collecting.extend(self._waiting_beside[name])
-            for name, collecting in self._kept.items():
-                collecting.extend(self._waiting_kept[name])
-        self._clear()
-
-    def _clear(self) -> None:
-        self._waiting = {key: [] for key in (*BIG, *SMALL)}
-        self._waiting_beside = {name: [] for name in self._beside}
-        self._waiting_kept = {name: [] for name in self._kept}
+        if not self._waiting:
+            return
+        tokens, trained, origins, sources, beside, kept = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        self._big["ids"].extend(np.concatenate([one.ids for one in tokens]))
+        self._big["labels"].extend(np.concatenate([one.labels for one in tokens]))
+        small = {"lengths": [len(one.ids) for one in tokens], "trained": trained, "sources": sources}
+        small |= {"files": [origin.file for origin in origins], "lines": [origin.line for origin in origins]}
+        for key, values in small.items():
+            self._small[key].extend(values)
+        for collected, given in ((self._beside, beside), (self._kept, kept)):
+            for name, column in collected.items():
+                column.extend([values[name] for values in given])
 
     def close(self) -> None:
         """Let go of the files."""
