@@ -23,11 +23,11 @@ from typing import Any
 import psutil
 import yaml
 
-from longline import Completions, Plugin, PluginConfig, Table, hookimpl
+from longline import Completions, Plugin, PluginConfig, Run, Table, hookimpl
 from longline.config.loader import load_config
 from longline.plan import Machine, build_plan
 from longline.plugins import LoadedPlugin
-from longline.run import Run
+from longline.plugins.run import State
 from longline_completions.config import CompletionsConfig
 from longline_completions.plugin import CompletionsPlugin
 
@@ -75,7 +75,8 @@ def make(folder: Path, name: str, options: dict[str, Any]) -> Run:
     )
     loaded = load_config(folder / "config.yaml")
     plugin = CompletionsPlugin(CompletionsConfig.model_validate(options))
-    run = Run(loaded, build_plan(loaded.config, Machine()), [LoadedPlugin.of(plugin), LoadedPlugin.of(Taker(), "taker")])
+    plugins = [LoadedPlugin.of(plugin), LoadedPlugin.of(Taker(), "taker")]
+    run = State(loaded, build_plan(loaded.config, Machine()), plugins).view
     run.output_dir.mkdir()
     return run
 
