@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Below them trl 1.15 has another fused head, peft 0.18 lacks a module that transformers 5.23 imports, and transformers 5.17
-# and datasets 5.0 want an older huggingface_hub than the rest.
+# Below them trl 1.15 has another fused head, peft 0.18 lacks a module that transformers 5.23 imports, and datasets 5.0 wants
+# an older huggingface_hub than the rest.
 TESTED: dict[str, str] = {
     "accelerate": ">=1.10.1,<1.16",
     "datasets": ">=5.1,<5.3",
