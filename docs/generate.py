@@ -31,7 +31,7 @@ from longline.config import doors
 from longline.config.attention import ATTENTION
 from longline.config.explain import models_in
 from longline.config.fields import REFUSED_ADAPTER_FIELDS
-from longline.config.sections import Config, PluginEntry
+from longline.config.sections import PLUGIN_WORDS, Config, PluginEntry
 from longline.methods import GROUP as METHODS
 from longline.methods import find
 from longline.methods.base import REFUSED
@@ -217,14 +217,14 @@ def _trainer() -> Iterator[str]:
 
 
 def _plugins_section() -> Iterator[str]:
-    info = PluginEntry.model_fields["on_error"]
     yield "## plugins"
     yield (
         "A list of names, a list of `name: options`, or keys with values. The order is the order of calls. The options are the "
-        "plugin's own: `longline plugins show NAME` prints them. One option every plugin has:"
+        "plugin's own: `longline plugins show NAME` prints them. These every plugin has:"
     )
-    meaning = "What happens when an `on_` hook of the plugin raises: training goes on, or it stops."
-    yield table(("key", "type", "default", "meaning"), [("`on_error`", kind(info.annotation), default(info), meaning)])
+    words = ((word, PluginEntry.model_fields[word]) for word in PLUGIN_WORDS)
+    rows = [(f"`{word}`", kind(info.annotation), default(info), info.description or "") for word, info in words]
+    yield table(("key", "type", "default", "meaning"), rows)
 
 
 def _attention() -> Iterator[str]:

@@ -17,7 +17,7 @@ from longline.builtin.jsonlog import JsonLog
 from longline.errors import EXIT_DONE, EXIT_TRAINING, Interrupted, LonglineError
 from longline.parallel import machine, ranks
 from longline.plan import build_plan
-from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse_problems
+from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse_problems, watch
 from longline.plugins.run import TRAINS, Command, State
 from longline.process import allocator, garbage, signals, telemetry
 from longline.trainers import plugin_states
@@ -108,6 +108,7 @@ def _whole(state: State, resume: str | None, overwrite: bool) -> RunResult:
             state.stop, lambda signum: _write_manifest(state, "interrupted", 128 + signum), talks=run.is_main
         )
         stack.enter_context(ended)
+        slow = stack.enter_context(watch.watching(state.bus, run.mask))
         try:
             _write_manifest(state, "running", None)
             _stages(state, found.notes)
@@ -123,6 +124,8 @@ def _whole(state: State, resume: str | None, overwrite: bool) -> RunResult:
             state.stop.defer("ending the run")
             if status != "failed":  # then every rank comes here
                 _hear_other_ranks(state)
+            for text in slow.totals():
+                run.alert("a slow plugin", text)
             try:
                 run.hook.on_run_end(run=run, status=status, summary=run.summary)
             finally:

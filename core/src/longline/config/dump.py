@@ -57,9 +57,7 @@ def resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | Non
     for entry in loaded.config.plugins:
         options = plugin_options.get(entry.name)
         written = dict(entry.options) if options is None else options.model_dump(mode="json", by_alias=True)
-        data["plugins"][entry.name] = written
-        if entry.on_error != "continue":
-            data["plugins"][entry.name]["on_error"] = entry.on_error
+        data["plugins"][entry.name] = {**written, **entry.own}
     if not data["plugins"]:
         del data["plugins"]
     known = frozenset(plugin_options)

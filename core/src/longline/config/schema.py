@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from longline.config import doors, fields
-from longline.config.sections import Config, PluginEntry
+from longline.config.sections import PLUGIN_WORDS, Config, PluginEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -120,15 +120,15 @@ def _plugins(option_models: Mapping[str, type[BaseModel]], definitions: dict[str
 
 
 def _options(name: str, model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A plugin's options, with `on_error`, which every plugin has; its own definitions move under its name."""
+    """A plugin's options, with the words that every plugin has; its own definitions move under its name."""
     try:
         schema = model.model_json_schema(ref_template=f"#/$defs/plugin.{name}.{{model}}")
     except PydanticInvalidForJsonSchema:
         return {"type": "object", "description": "This plugin's options have no JSON schema."}
     for key, definition in schema.pop("$defs", {}).items():
         definitions[f"plugin.{name}.{key}"] = definition
-    on_error = PluginEntry.model_json_schema()["properties"]["on_error"]
-    schema["properties"] = {**schema.get("properties", {}), "on_error": {**on_error, "description": "Go on, or stop the run."}}
+    words = PluginEntry.model_json_schema()["properties"]
+    schema["properties"] = {**schema.get("properties", {}), **{word: words[word] for word in PLUGIN_WORDS}}
     if model.model_config.get("extra") != "allow":
         schema["additionalProperties"] = False
     return schema

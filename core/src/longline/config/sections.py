@@ -232,18 +232,29 @@ class EarlyStoppingSection(Section):
 
 
 class PluginEntry(BaseModel):
-    """One item of `plugins:`: a name, its raw options, and how strict it is."""
+    """One item of `plugins:`: a name, its raw options, and what Longline itself reads of them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str
     options: Annotated[dict[str, Any], Field(repr=False)] = {}  # may hold what the plugin will call a secret
     on_error: Literal["continue", "raise"] = "continue"
+    """What happens when an `on_` hook of the plugin raises: training goes on, or it stops."""
+    slow_after: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds after which a hook that has not returned is told of, with where it is."""
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What the entry says beside the plugin's options: the words of Longline that are not at their defaults."""
+        return self.model_dump(mode="json", include=set(PLUGIN_WORDS), exclude_defaults=True)
+
+
+PLUGIN_WORDS = tuple(name for name in PluginEntry.model_fields if name not in {"name", "options"})
+"""The words of an entry that belong to Longline; no plugin may have an option of such a name."""
 
 
 def _plugin_entry(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """One entry; `on_error` belongs to Longline, every other option to the plugin."""
-    own = {key: value for key, value in options.items() if key == "on_error"}
+    own = {key: value for key, value in options.items() if key in PLUGIN_WORDS}
     return {"name": name, "options": {key: value for key, value in options.items() if key not in own}, **own}
 
 

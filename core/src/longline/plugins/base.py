@@ -91,13 +91,16 @@ class LoadedPlugin:
     distribution: str = ""
     version: str = ""
     on_error: OnError = "continue"
+    slow_after: float = 30.0
 
     @classmethod
-    def of(cls, instance: Plugin, name: str | None = None, on_error: OnError = "continue") -> LoadedPlugin:
+    def of(
+        cls, instance: Plugin, name: str | None = None, on_error: OnError = "continue", slow_after: float = 30.0
+    ) -> LoadedPlugin:
         """Wrap an instance made by hand, as tests and notebooks do; the name defaults to the class's, without `Plugin`."""
         name = name or type(instance).__name__.removesuffix("Plugin").lower() or "plugin"
         options = getattr(instance, "config", None)
-        return cls(name, instance, options if isinstance(options, BaseModel) else PluginConfig(), on_error=on_error)
+        return cls(name, instance, options if isinstance(options, BaseModel) else PluginConfig(), "", "", on_error, slow_after)
 
     @property
     def keeps_state(self) -> bool:

@@ -62,9 +62,10 @@ def log_failure(failure: Contained) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Answer:
+class Answer:
     """One implementation of a hook: who gave it (None: the core), the function, and what picks its arguments from a call's."""
 
+    hook: str
     name: str
     plugin: LoadedPlugin | None
     function: Callable[..., Any]
@@ -73,21 +74,23 @@ class _Answer:
 
 
 @dataclass(slots=True)
-class _Frame:
+class Frame:
     """What runs in one thread: the stack of `active` answers, the seconds of hooks raised inside the innermost of them, and
     what the last answer took in all.
     """
 
-    active: list[_Answer] = field(default_factory=list)
+    active: list[Answer] = field(default_factory=list)
     inner: float = 0.0
     took: float = 0.0
+    thread: int = field(default_factory=threading.get_ident)
 
 
 class _Frames(threading.local):
     """The frame of each thread, as a plain object: attributes of thread-locals themselves are slow."""
 
-    def __init__(self) -> None:
-        self.mine = _Frame()
+    def __init__(self, known: list[Frame]) -> None:
+        self.mine = Frame()
+        known.append(self.mine)
 
 
 class HookCall:
@@ -100,7 +103,7 @@ class HookCall:
 
     __slots__ = ("_account", "_answers", "_arguments", "_bus", "_frames", "_main_only", "facts", "name")
 
-    def __init__(self, name: str, facts: hookspecs.HookFacts, bus: Bus, answers: tuple[_Answer, ...]) -> None:
+    def __init__(self, name: str, facts: hookspecs.HookFacts, bus: Bus, answers: tuple[Answer, ...]) -> None:
         self.name = name
         self.facts = facts
         self._bus = bus
@@ -173,7 +176,7 @@ class HookCall:
             self._account.bus_seconds += total - spent
             frame.inner = outer + total
 
-    def _call(self, answer: _Answer, kwargs: Mapping[str, Any], frame: _Frame) -> tuple[Any, BaseException | None]:
+    def _call(self, answer: Answer, kwargs: Mapping[str, Any], frame: Frame) -> tuple[Any, BaseException | None]:
         """Call one answer and enter it in the account, without the time of hooks that it raised itself."""
         value, error = None, None
         frame.active.append(answer)
@@ -199,7 +202,7 @@ class HookCall:
         if self.facts.fault is not None and (fault := self.facts.fault(value)):
             raise TypeError(f"{self.name} was answered with something else than it asks for: {fault}")
 
-    def _judge(self, answer: _Answer, error: BaseException) -> BaseException | None:
+    def _judge(self, answer: Answer, error: BaseException) -> BaseException | None:
         """What an exception comes to: None when it is contained, otherwise what is to be raised."""
         plugin, cost = answer.plugin, answer.cost
         # A library that calls sys.exit() must not end a run as if it were done.
@@ -241,8 +244,8 @@ class Bus:
     told the first contained failure of each plugin and hook. Raises PluginError when a plugin has a misspelled hook or
     argument, a hook method without `@hookimpl`, or one that cannot be called by itself.
 
-    Attributes: `hook` (the calls), `account` (what they cost), `provided` (provide hook -> who answered it), and `trace`: None,
-    or a list that receives `(hook, names of those who answer)` at every call.
+    Attributes: `plugins`, `hook` (the calls), `account` (what they cost), `provided` (provide hook -> who answered it), `threads`
+    (what runs in each), and `trace`: None, or a list that receives `(hook, names of those who answer)` at every call.
     """
 
     def __init__(
@@ -252,11 +255,13 @@ class Bus:
         on_failure: Callable[[Contained], None] = log_failure,
     ) -> None:
         manager = verified_manager(loaded, core)
+        self.plugins = tuple(loaded)
         self.account = Account({plugin.name: {} for plugin in loaded})
         self.on_failure = on_failure
         self.provided: dict[str, str] = {}
         self.trace: list[tuple[str, tuple[str, ...]]] | None = None
-        self.frames = _Frames()
+        self.threads: list[Frame] = []
+        self.frames = _Frames(self.threads)
         owners = {plugin.name: plugin for plugin in loaded}
         self._calls: dict[str, HookCall] = {}
         for name, facts in hookspecs.hook_facts().items():
@@ -266,11 +271,11 @@ class Bus:
             self._calls[name] = HookCall(name, facts, self, answers)
         self.hook = HookRelay(self._calls)
 
-    def _answer(self, hook: str, implementation: pluggy.HookImpl, owners: Mapping[str, LoadedPlugin]) -> _Answer:
+    def _answer(self, hook: str, implementation: pluggy.HookImpl, owners: Mapping[str, LoadedPlugin]) -> Answer:
         plugin = owners.get(implementation.plugin_name)
         cost = self.account.open(implementation.plugin_name, hook, core=plugin is None)
         function, pick = _positional(implementation.function)
-        return _Answer(implementation.plugin_name, plugin, function, pick, cost)
+        return Answer(hook, implementation.plugin_name, plugin, function, pick, cost)
 
     def listeners(self) -> dict[str, list[str]]:
         """Who answers each hook, in the order of calls; every hook is there, in the order of time."""

@@ -13,6 +13,7 @@ from longline.config.checks import missing_files
 from longline.config.explain import is_secret, unknown_hint
 from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
+from longline.config.sections import PLUGIN_WORDS
 from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
 from longline.plugins.base import LoadedPlugin, Plugin, remedy
 from longline.plugins.bus import Bus
@@ -40,7 +41,9 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
     classes = _import_all(infos)
     options = _options(loaded, entries, classes)
     plugins = [
-        LoadedPlugin(info.name, _start(info, cls, model), model, info.distribution, info.version, entry.on_error)
+        LoadedPlugin(
+            info.name, _start(info, cls, model), model, info.distribution, info.version, entry.on_error, entry.slow_after
+        )
         for info, cls, model, entry in zip(infos, classes, options, entries, strict=True)
     ]
     plugins += more
@@ -161,8 +164,8 @@ def _class_fault(found: object) -> str | None:
     config: object = found.Config
     if not (isinstance(config, type) and issubclass(config, BaseModel)):
         return f"has a Config that is no pydantic model: {config!r}"
-    if "on_error" in config.model_fields:
-        return "has an option `on_error`, which is Longline's own word"
+    if taken := [word for word in PLUGIN_WORDS if word in config.model_fields]:
+        return f"has an option `{taken[0]}`, which is Longline's own word"
     claims: object = found.claims
     return None if isinstance(claims, property) else _claims_fault(claims)
 
