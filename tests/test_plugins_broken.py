@@ -50,19 +50,19 @@ CASES = [
         "wrong-class",
         "0.2.1",
         ("'longline_broken_wrong_class:BrokenPlugin' is the class BrokenPlugin, which does not derive from longline.Plugin",),
-        "pip install --upgrade longline-broken-wrong-class",
+        "or tell its author",
     ),
     Case(
         "misspelled-hook",
         "0.3.1",
         ("there is no hook 'on_chekpoint'; did you mean 'on_checkpoint'?",),
-        "pip install --upgrade longline-broken-misspelled-hook",
+        "or tell its author",
     ),
     Case(
         "misspelled-argument",
         "0.4.1",
         ("on_evaluate has no argument 'metrcs'; did you mean 'metrics'?",),
-        "pip install --upgrade longline-broken-misspelled-argument",
+        "or tell its author",
     ),
     Case(
         "too-new",

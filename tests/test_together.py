@@ -330,3 +330,22 @@ def answers(*command: object) -> bool:
     from longline.cli import run_cli
 
     return run_cli([str(part) for part in command]) == 0
+
+
+def test_the_plan_tells_what_each_plugin_is_and_will_do(run_config, preference_rows, capsys):
+    from longline.cli import run_cli
+
+    plugins = {"completions": {"every": 7}, "profiling": {"steps": {"start": 2, "count": 2}}}
+    source = {"train": [{"path": str(preference_rows), "format": "preference"}]}
+    config = str(run_config(method="dpo", plugins=plugins, data=source))
+    assert run_cli(["plan", config, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["plugins"]
+    assert (first["name"], first["claims"], first["provides"]) == ("completions", [], [])
+    assert first["distribution"].startswith("longline-completions ")
+    assert "every 7 steps" in first["plan"][0]
+    assert second["plan"][1] == "records steps 2 to 3 with torch.profiler"
+    assert run_cli(["plan", str(run_config(plugins={"cce": {}}))]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "cce computes the loss at the output head" in out
+    assert "claims loss" in out
+    assert "provides loss" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -198,11 +199,9 @@ def test_shape_and_provide_stop_the_run_and_name_everything(hook, arguments):
     error = caught.value
     assert isinstance(error, PluginError)
     assert error.exit_code == 3
-    assert (
-        error.message == f"plugin 'fails' (longline-fails 1.2) stopped the run in {hook}: ZeroDivisionError: division by zero"
-    )
-    assert "remove 'fails' from plugins:" in error.hint
-    assert "pip install --upgrade longline-fails" in error.hint
+    text = f"plugin 'fails' (longline-fails 1.2) stopped the run in {hook}: ZeroDivisionError: division by zero"
+    assert re.fullmatch(rf"{re.escape(text)} \(.*test_bus\.py:\d+\)", error.message)  # where in the author's own code
+    assert error.hint == "--debug shows the traceback; without 'fails' under plugins: the run does without it"
     assert error.__cause__ is cause
     assert (error.plugin, error.hook) == ("fails", hook)
 

@@ -114,7 +114,7 @@ def test_a_plugin_that_cannot_take_its_state_back_is_named(run_longline, stopped
 
 def test_what_could_not_be_read_again_is_refused_when_it_is_kept(run_longline):
     with pytest.raises(
-        PluginError, match=r"the state of plugin 'counter' cannot be kept: TypeError: state\(\)\['value'\] is a object"
+        PluginError, match=r"plugin 'counter' cannot give its state: TypeError: state\(\)\['value'\] is a object"
     ):
         run_longline(plugins=[Counter(object())], trainer={"max_steps": 1, "save_strategy": "steps", "save_steps": 1})
 

@@ -229,7 +229,7 @@ def test_what_is_no_plugin_class_is_refused(site: Site, config, definition, what
     error = refused(config("- odd"))
     assert "plugin 'odd' (longline-odd 0.9): its entry point" in error.message
     assert what in error.message
-    assert "pip install --upgrade longline-odd" in error.hint
+    assert error.hint == "remove 'odd' from plugins:, or tell its author"
 
 
 def test_a_constructor_that_fails_cannot_start(site: Site, config):
@@ -294,7 +294,7 @@ def test_a_property_of_claims_that_is_wrong_is_refused(site: Site, config, answe
     site.add("kernel", dedent(BY_OPTIONS % answer), target="Kernel", version="0.9")
     error = refused(config("- kernel"))
     assert f"plugin 'kernel' (longline-kernel 0.9) {what}" in error.message
-    assert "pip install --upgrade longline-kernel" in error.hint
+    assert "--debug shows the traceback" in error.hint or "tell its author" in error.hint
 
 
 def test_a_misspelled_hook_is_found_by_loading_alone(site: Site, config):

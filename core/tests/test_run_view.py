@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longline import ConfigError, Plugin, PluginConfig, Problem, hookimpl
+from longline import Alert, ConfigError, Plugin, PluginConfig, Problem, hookimpl
 from longline.cli import run_cli
 from longline.errors import PluginError
 from longline.plugins import HookError, LoadedPlugin
@@ -334,3 +334,19 @@ class Longer(Plugin):
         trainer_args |= {"per_device_train_batch_size": 4, "learning_rate": 0.5}
         run.fact("bait", "worms", "the fish like them")
 """
+
+
+def test_an_alert_of_an_unknown_level_is_refused_where_it_is_made():
+    with pytest.raises(ValueError, match=r"Alert\(level='critical'\): the levels are info, warning, error"):
+        Alert("title", level="critical")
+
+
+def test_a_keyboard_interrupt_in_a_plugin_interrupts_the_run(run_longline):
+    class Interrupting(Plugin):
+        @hookimpl
+        def on_step_end(self):
+            raise KeyboardInterrupt
+
+    result = run_longline(plugins=[Interrupting(PluginConfig())]).result
+    assert (result.status, result.exit_code) == ("interrupted", 130)
+    assert json.loads((result.output_dir / "run.json").read_text())["status"] == "interrupted"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Status = Literal["completed", "failed", "interrupted"]
 Role = str
@@ -23,6 +23,10 @@ class Alert:
     text: str = ""
     level: AlertLevel = "warning"
     step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(AlertLevel):  # a tracker would refuse it later, where nobody knows who made it
+            raise ValueError(f"Alert(level={self.level!r}): the levels are {', '.join(get_args(AlertLevel))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
 from longline.builtin.jsonlog import JsonLog
-from longline.errors import EXIT_DONE, EXIT_TRAINING, Interrupted, LonglineError
+from longline.errors import EXIT_DONE, EXIT_SIGINT, EXIT_TRAINING, Interrupted, LonglineError
 from longline.parallel import machine, ranks
 from longline.plan import build_plan
 from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse_problems, watch
@@ -113,8 +113,8 @@ def _whole(state: State, resume: str | None, overwrite: bool) -> RunResult:
             _write_manifest(state, "running", None)
             _stages(state, found.notes)
             status, code = "completed", EXIT_DONE
-        except Interrupted as stop:
-            status, code = "interrupted", stop.exit_code
+        except (Interrupted, KeyboardInterrupt) as stop:  # a library may have put the second in the place of the first
+            status, code = "interrupted", getattr(stop, "exit_code", EXIT_SIGINT)
         except BaseException as error:
             code = error.exit_code if isinstance(error, LonglineError) else EXIT_TRAINING
             run.hook.on_error(run=run, error=error)

@@ -15,7 +15,7 @@ from longline.plugins.account import Account, HookCost
 from longline.plugins.base import LoadedPlugin, Plugin, PluginConfig
 from longline.plugins.bus import Bus, Contained, HookCall, HookError, HookRelay
 from longline.plugins.discovery import PluginInfo, installed, unusable
-from longline.plugins.loading import import_plugin, load_plugins, option_models, plugin_problems, refuse_problems
+from longline.plugins.loading import import_plugin, load_plugins, option_models, plugin_plans, plugin_problems, refuse_problems
 
 __all__ = [
     "Account",
@@ -33,6 +33,7 @@ __all__ = [
     "installed",
     "load_plugins",
     "option_models",
+    "plugin_plans",
     "plugin_problems",
     "refuse_problems",
     "unusable",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from longline.errors import LonglineError, PluginError
 
 if TYPE_CHECKING:
     from longline.config import sections
@@ -68,6 +71,10 @@ class Plugin:
         """
         return ()
 
+    def plan(self, config: sections.Config, plan: Plan) -> Iterable[str]:
+        """What this plugin will do in a run of this config, a sentence each: `longline plan` shows them. Torch-free, as `check`."""
+        return ()
+
     def state(self) -> Mapping[str, Any] | None:
         """What a resumed run needs of this plugin: tensors, numbers, texts and None, in mappings and lists; part of every
         checkpoint. None: nothing.
@@ -114,8 +121,14 @@ class LoadedPlugin:
 
     @property
     def remedy(self) -> str:
-        """What to do when it fails."""
-        return remedy(self.name, self.distribution)
+        """What to do when it cannot be used as it is."""
+        return remedy(self.name)
+
+    def failed(self, what: str, error: BaseException) -> PluginError:
+        """What to raise when the plugin's own code raised `error`; what it raised on purpose keeps its words and its hint."""
+        if isinstance(error, LonglineError):
+            return PluginError(f"{self.label} {what}: {error.message}", hint=error.hint or self.remedy)
+        return PluginError(f"{self.label} {what}: {described(error)}", hint=debug_hint(self.name))
 
 
 def label(name: str, distribution: str, version: str) -> str:
@@ -123,7 +136,21 @@ def label(name: str, distribution: str, version: str) -> str:
     return f"plugin {name!r} ({distribution} {version})" if distribution else f"plugin {name!r}"
 
 
-def remedy(name: str, distribution: str) -> str:
-    """What to do about a plugin that fails: take it out, or get another version."""
-    way_out = f"remove {name!r} from plugins:"
-    return f"{way_out}, or upgrade it: pip install --upgrade {distribution}" if distribution else way_out
+def remedy(name: str) -> str:
+    """What to do about a plugin that is wrong as it is."""
+    return f"remove {name!r} from plugins:, or tell its author"
+
+
+def debug_hint(name: str) -> str:
+    """What to do about a plugin whose code raised: another version may not help, and its author needs the traceback."""
+    return f"--debug shows the traceback; without {name!r} under plugins: the run does without it"
+
+
+def described(error: BaseException) -> str:
+    """An exception with the innermost place that is not the import machinery's: `ValueError: no such thing (file.py:12)`."""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "from its metadata"
+    return f"{type(error).__name__}: {error} ({place})"

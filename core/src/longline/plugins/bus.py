@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from longline import hookspecs
-from longline.errors import Interrupted, LonglineError, PluginError, did_you_mean
+from longline.errors import Interrupted, PluginError, did_you_mean
 from longline.plugins.account import Account, HookCost
 from longline.plugins.verify import verified_manager
 
@@ -215,9 +215,8 @@ class HookCall:
             if cost.failures == 1:
                 self._bus.on_failure(Contained(plugin, self.name, error))
             return None
-        what, hint = (error.message, error.hint) if isinstance(error, LonglineError) else (cost.last_error, None)
-        text = f"{plugin.label} stopped the run in {self.name}: {what}"
-        stop = HookError(text, plugin=plugin.name, hook=self.name, hint=hint or plugin.remedy)
+        told = plugin.failed(f"stopped the run in {self.name}", error)
+        stop = HookError(told.message, plugin=plugin.name, hook=self.name, hint=told.hint)
         stop.__cause__ = error
         return stop
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from typing import TYPE_CHECKING, get_args
 
@@ -15,7 +14,7 @@ from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
 from longline.config.sections import PLUGIN_WORDS
 from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
-from longline.plugins.base import LoadedPlugin, Plugin, remedy
+from longline.plugins.base import LoadedPlugin, Plugin, debug_hint, described, remedy
 from longline.plugins.bus import Bus
 from longline.plugins.discovery import GROUP, Fault, PluginInfo, installed, not_installed, unusable
 
@@ -68,8 +67,18 @@ def _checked(config: Config, plan: Plan, plugin: LoadedPlugin) -> list[Problem]:
     except LonglineError as error:
         return [Problem(error.message, hint=error.hint)]
     except Exception as error:
-        message = f"{plugin.label} cannot check the config: {type(error).__name__}: {error} ({_place(error)})"
-        raise PluginError(message, hint=plugin.remedy) from error
+        raise plugin.failed("cannot check the config", error) from error
+
+
+def plugin_plans(config: Config, plan: Plan, plugins: Sequence[LoadedPlugin]) -> dict[str, list[str]]:
+    """What each plugin says that it will do, by name. Raises PluginError for one whose `plan` fails."""
+    told = {}
+    for plugin in plugins:
+        try:
+            told[plugin.name] = [str(line) for line in plugin.instance.plan(config, plan)]
+        except Exception as error:
+            raise plugin.failed("cannot tell what it will do", error) from error
+    return told
 
 
 def _placed(loaded: LoadedConfig, plugin: LoadedPlugin, problem: Problem) -> Problem:
@@ -129,22 +138,13 @@ def import_plugin(info: PluginInfo) -> type[Plugin]:
         found = entry.load()
     # A library that calls sys.exit() while it is imported must not end the command as if all were well.
     except (Exception, SystemExit) as error:
-        message = f"{info.label} cannot be imported: {type(error).__name__}: {error} ({_place(error)})"
-        raise PluginError(message, hint=_import_remedy(info, error)) from error
+        raise PluginError(f"{info.label} cannot be imported: {described(error)}", hint=_import_remedy(info, error)) from error
     fault = _class_fault(found)
     if fault:
         message = f"{info.label}: its entry point {info.entry_point!r} {fault}"
-        raise PluginError(message, hint=remedy(info.name, info.distribution))
+        raise PluginError(message, hint=remedy(info.name))
     plugin: type[Plugin] = found
     return plugin
-
-
-def _place(error: BaseException) -> str:
-    """The innermost place of an exception that is not the import machinery's, as `file:line`."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "from its metadata"
 
 
 def _import_remedy(info: PluginInfo, error: BaseException) -> str:
@@ -204,8 +204,7 @@ def _claims(plugin: LoadedPlugin) -> frozenset[str]:
     try:
         claims = plugin.instance.claims
     except Exception as error:
-        message = f"{plugin.label} cannot tell what it claims: {type(error).__name__}: {error} ({_place(error)})"
-        raise PluginError(message, hint=plugin.remedy) from error
+        raise plugin.failed("cannot tell what it claims", error) from error
     fault = _claims_fault(claims)
     if fault:
         raise PluginError(f"{plugin.label} {fault}", hint=plugin.remedy)
@@ -254,8 +253,7 @@ def _start(info: PluginInfo, cls: type[Plugin], options: BaseModel) -> Plugin:
     except LonglineError as error:
         raise PluginError(f"{info.label} cannot start: {error.message}", hint=error.hint) from error
     except Exception as error:
-        message = f"{info.label} cannot start: {type(error).__name__}: {error} ({_place(error)})"
-        raise PluginError(message, hint=remedy(info.name, info.distribution)) from error
+        raise PluginError(f"{info.label} cannot start: {described(error)}", hint=debug_hint(info.name)) from error
 
 
 def option_models(skipped: Callable[[PluginInfo, str], None] | None = None) -> dict[str, type[BaseModel]]:

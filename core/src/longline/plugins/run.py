@@ -20,6 +20,7 @@ from longline.config.secrets import Secrets
 from longline.errors import LonglineError
 from longline.events import Alert, AlertLevel, Summary
 from longline.methods import find
+from longline.plugins.base import described
 from longline.plugins.bus import Bus, Contained, HookRelay
 from longline.plugins.metrics import numbers
 from longline.process.signals import StopRequest
@@ -97,11 +98,13 @@ class State:
 
     def _contained(self, failure: Contained) -> None:
         """Log a plugin's first failure in a hook with its traceback, and tell everybody; the text is foreign, so it is masked."""
-        text = f"{failure.plugin.label} failed in {failure.hook}: {type(failure.error).__name__}: {failure.error}"
+        text = f"{failure.plugin.label} failed in {failure.hook}: {described(failure.error)}"
         trace = "".join(traceback.format_exception(failure.error))
         mask = self.secrets.mask
         logger.warning("%s\n%s", mask(text), mask(trace).rstrip())
-        self.view.alert("a plugin failed", f"{text}; training goes on, later failures of this hook are only counted")
+        hint = getattr(failure.error, "hint", None)
+        end = "training goes on, later failures of this hook are only counted" + (f"; hint: {hint}" if hint else "")
+        self.view.alert("a plugin failed", f"{text}; {end}")
 
     def record(self, logs: Mapping[str, Any], step: int, epoch: float) -> None:
         """Keep the last value of every metric for the summary."""

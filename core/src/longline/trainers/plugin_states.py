@@ -49,8 +49,7 @@ def _told(plugin: LoadedPlugin) -> dict[str, Any] | None:
             return None
         plain: dict[str, Any] = _plain(dict(state), "state()")
     except Exception as error:
-        text = f"the state of {plugin.label} cannot be kept: {type(error).__name__}: {error}"
-        raise PluginError(text, hint=plugin.remedy) from error
+        raise plugin.failed("cannot give its state", error) from error
     return plain
 
 
@@ -156,5 +155,5 @@ def restore(plugins: Sequence[LoadedPlugin], states: Mapping[str, Mapping[str, A
             try:
                 plugin.instance.restore(states[plugin.name])
             except Exception as error:
-                text = f"{plugin.label} cannot take back its state: {type(error).__name__}: {error}"
-                raise PluginError(text, hint=f"resume from an earlier checkpoint, or {plugin.remedy}") from error
+                told = plugin.failed("cannot take back its state", error)
+                raise PluginError(told.message, hint=f"resume from an earlier checkpoint, or {told.hint}") from error

@@ -33,6 +33,10 @@ class CcePlugin(Plugin):
         """Refuse a method, arguments and a machine that this loss is not for."""
         return needs.problems(self.config, plan)
 
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """Which arithmetic is asked for."""
+        yield f"computes the loss at the output head, without all logits at once; arithmetic: {self.config.impl}"
+
     @hookimpl
     def provide_loss(self, model: Any) -> LossFunction:
         """Answer with the loss at the head of this model."""

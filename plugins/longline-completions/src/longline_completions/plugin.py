@@ -30,6 +30,11 @@ class CompletionsPlugin(Plugin):
         """Refuse a method without completions, and columns or a score that its rows do not have."""
         return needs.problems(self.config, config, plan)
 
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """How often there is a table, and how large."""
+        own = self.config
+        yield f"makes a table of completions every {own.every} steps: {own.max_rows} rows at most, of more the {own.sample}"
+
     def _of(self, run: Run) -> Recorder:
         """The state of this run; that of an earlier one is forgotten."""
         if self._recorder is None or self._recorder.run is not run:

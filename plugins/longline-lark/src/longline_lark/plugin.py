@@ -44,6 +44,12 @@ class LarkPlugin(Plugin):
         credentials.find(self.config, os.environ)
         return ()
 
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """What is told to the group."""
+        yield f"sends messages on {', '.join(self.config.events)}"
+        if self.config.rules:
+            yield f"raises an alert on {'; '.join(self.config.rules)}"
+
     @property
     def credentials(self) -> Credentials:
         """The webhook and its secret; raises LonglineError when there is none."""

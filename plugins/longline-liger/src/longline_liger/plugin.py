@@ -46,6 +46,10 @@ class LigerPlugin(Plugin):
         """Refuse what cannot be on this machine, with this method, or beside the trainer's arguments."""
         return needs.problems(self.config, config, plan)
 
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """Which kernels are asked for."""
+        yield f"replaces modules by Liger's kernels: {', '.join(self.config.wanted()) or 'what Liger advises for the model type'}"
+
     @hookimpl
     def pre_trainer_args(self, run: Run) -> None:
         """Import Liger before data is prepared: what fails there shall fail early."""

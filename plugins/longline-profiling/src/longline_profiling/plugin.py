@@ -36,6 +36,13 @@ class ProfilingPlugin(Plugin):
         text = self._late(plan.max_steps if plan.max_steps > 0 else None)
         return [Problem(text, path="plugins.profiling.steps.start", hint=LONGER)] if text else []
 
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """What is timed, and which steps are recorded."""
+        window = self.config.steps
+        yield "times the parts of a step" if self.config.enabled else "is switched off"
+        if self.config.enabled and window is not None:
+            yield f"records steps {window.start} to {window.last} with torch.profiler"
+
     def _late(self, steps: int | None) -> str | None:
         """Why a run of so many steps, if that is known, would write no trace."""
         window = self.config.steps if self.config.enabled else None

@@ -41,6 +41,11 @@ class SwanLabPlugin(Plugin):
             variables.refuse_what_cannot_start(self.config, os.environ)
         return ()
 
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """Where the run is shown."""
+        mode = variables.mode_of(self.config, os.environ)
+        yield f"shows the run in SwanLab, project {self.config.project}, mode {mode}" if mode != "disabled" else "is disabled"
+
     def _begin(self) -> None:
         """Forget everything of an earlier run."""
         self._session: Session | None = None
