@@ -1,6 +1,7 @@
 """Packs: nothing lost, nothing too full, as good as the best known, and isolated from each other in the loss."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,27 @@ def test_packs_of_log_normal_lengths_are_full(count, least):
     """Lengths as chats have them: `least` tokens are the template's own, and what is too long was cut."""
     sizes = np.clip(np.random.default_rng(1).lognormal(4.7, 0.8, count) + least, 8, 512).astype(int)
     assert efficiency(sizes, len(pack(sizes, 512)), 512) >= 0.995
+
+
+def test_a_million_rows_in_long_packs():
+    """Looked through once for each sample, 32k lengths took 20 s here."""
+    sizes = np.clip(np.random.default_rng(0).lognormal(6.2, 1.2, 1_000_000) + 40, 1, 32768).astype(int)
+    started = time.perf_counter()
+    packs = pack(sizes, 32768)
+    assert time.perf_counter() - started < 5
+    assert efficiency(sizes, len(packs), 32768) >= 0.9995
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packs_are_never_more_than_first_fit_needs(seed):
+    """Few lengths of which there are many, and many that few fit: both ways of filling have their turn."""
+    random = np.random.default_rng(seed)
+    capacity = int(random.integers(5, 60))
+    sizes = random.integers(1, int(random.integers(2, capacity + 1)), 200)
+    packs = groups(pack(sizes, capacity))
+    assert sorted(itertools.chain.from_iterable(packs)) == list(range(200))
+    assert max(sizes[members].sum() for members in packs) <= capacity
+    assert len(packs) <= first_fit(sizes.tolist(), capacity)
 
 
 def test_equal_lengths_are_packed_in_their_order():
