@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretStr
 
 from longline.config.dump import dump_resolved
 from longline.config.loader import LoadedConfig, load_config
-from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo
+from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo, showable
 from longline.errors import ConfigError
 
 
@@ -176,6 +176,21 @@ def test_short_secrets_do_not_garble_text() -> None:
 
 def test_longer_secrets_go_first() -> None:
     assert Secrets.collect(SecretStr("abcd"), SecretStr("abcdefgh")).mask("abcdefgh abcd") == f"{MASK} {MASK}"
+
+
+@pytest.mark.timeout(60)  # two million equal letters took hours: the search began anew at each
+def test_masking_a_long_run_of_letters_takes_time_in_proportion() -> None:
+    run = "A" * 2_000_000
+    assert (
+        Secrets.collect({"token": "hunter2"}).mask(f"{run} https://me:pw@host {run}://x")
+        == f"{run} https://{MASK}@host {run}://x"
+    )
+    assert mask_userinfo("a9https://me:pw@host") == f"a9https://{MASK}@host"
+
+
+def test_what_obeys_nobody_can_be_shown() -> None:
+    text = "a\x1b[31m red \udcff \x07 line\r\nnext\r over\ttab é 漢"
+    assert showable(text) == "a\\x1b[31m red \\udcff \\x07 line\r\nnext\\r over\ttab é 漢"
 
 
 def test_mask_userinfo_leaves_other_urls_alone() -> None:

@@ -350,3 +350,16 @@ def test_a_keyboard_interrupt_in_a_plugin_interrupts_the_run(run_longline):
     result = run_longline(plugins=[Interrupting(PluginConfig())]).result
     assert (result.status, result.exit_code) == ("interrupted", 130)
     assert json.loads((result.output_dir / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_an_alert_with_text_that_no_terminal_should_see_is_told_all_the_same(run_longline, capsys):
+    class Foreign(Plugin):
+        @hookimpl
+        def on_log(self, run):
+            run.hook.on_alert(run=run, alert=Alert("a \x1b[2J title", "half \ud83d of a pair"))
+
+    outcome = run_longline(plugins=[LoadedPlugin.of(Foreign(PluginConfig()), on_error="raise")])
+    assert outcome.result.status == "completed"
+    out = capsys.readouterr().out
+    assert "a \\x1b[2J title: half \\ud83d of a pair" in out
+    assert "\x1b[2J" not in out

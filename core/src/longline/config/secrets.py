@@ -29,7 +29,12 @@ _NOT = re.compile(
 )
 # An option called mask_token was saved as stars, and the run folder then refused its own config.
 _PLAIN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|true|false|none|null|auto|yes|no|on|off", re.IGNORECASE)
-_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^/\s@:?#]*)(?P<password>:[^/\s@?#]*)?@")
+# Begins at the mark and not at the scheme: a search for the scheme starts anew at every letter of a long run of letters.
+_USERINFO = re.compile(r"(?<=[a-zA-Z0-9+.-])://(?P<user>[^/\s@:?#]*)(?P<password>:[^/\s@?#]*)?@")
+
+
+# All but line ends and tabs: an escape sequence acts on the terminal, and half of a surrogate pair cannot be written at all.
+_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
 
 
 def looks_secret(name: str) -> bool:
@@ -45,7 +50,7 @@ def is_plain(value: str) -> bool:
 
 def mask_userinfo(text: str) -> str:
     """The text with `user:password@` or `token@` of every url in it masked."""
-    return _USERINFO.sub(lambda match: f"{match['scheme']}{MASK}@", text)
+    return _USERINFO.sub(f"://{MASK}@", text)
 
 
 def userinfo(text: str) -> Iterator[str]:
@@ -53,6 +58,11 @@ def userinfo(text: str) -> Iterator[str]:
     for match in _USERINFO.finditer(text):
         password = (match["password"] or "").removeprefix(":")
         yield password or match["user"]
+
+
+def showable(text: str) -> str:
+    """The text with control characters and lone surrogates written out, as `\\x1b`: what comes from outside obeys nobody here."""
+    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Secrets:

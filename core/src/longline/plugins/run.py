@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from longline import artifacts
 from longline.config.dump import dump_resolved
-from longline.config.secrets import Secrets
+from longline.config.secrets import Secrets, showable
 from longline.errors import LonglineError
 from longline.events import Alert, AlertLevel, Summary
 from longline.methods import find
@@ -100,7 +100,7 @@ class State:
         """Log a plugin's first failure in a hook with its traceback, and tell everybody; the text is foreign, so it is masked."""
         text = f"{failure.plugin.label} failed in {failure.hook}: {described(failure.error)}"
         trace = "".join(traceback.format_exception(failure.error))
-        mask = self.secrets.mask
+        mask = self.view.mask
         logger.warning("%s\n%s", mask(text), mask(trace).rstrip())
         hint = getattr(failure.error, "hint", None)
         end = "training goes on, later failures of this hook are only counted" + (f"; hint: {hint}" if hint else "")
@@ -295,8 +295,10 @@ class Run:
         self.hook.on_alert(run=self, alert=Alert(title, self.mask(text), level, self.summary.steps or None))
 
     def mask(self, text: str) -> str:
-        """The text without the secrets of the config, of plugins' options and of `hide`."""
-        return self._state.secrets.mask(text)
+        """The text as it may be shown: without the secrets of the config, of plugins' options and of `hide`, and with control
+        characters and lone surrogates written out. Console, trackers, cards and files pass what is foreign through here.
+        """
+        return showable(self._state.secrets.mask(text))
 
     def hide(self, secret: str) -> None:
         """Keep a secret that a plugin found elsewhere, as in the environment, out of all that the run writes and shows."""
