@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -73,8 +74,10 @@ def _hub_kwargs(section: ModelSection) -> dict[str, Any]:
 
 def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
     """Run `load`; whatever a library raises becomes a ModelError that says what was loaded from where."""
+    of_gguf = section.path.endswith(".gguf") or section.gguf_file
     try:
-        return load()
+        with upstream.reading_gguf() if of_gguf else nullcontext():
+            return load()
     except LonglineError:
         raise
     except Exception as error:

@@ -7,8 +7,11 @@ the tests hold each against the installed library. Importing this module imports
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pkgutil import resolve_name
 from types import SimpleNamespace
@@ -17,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Below them trl 1.15 has another fused head, peft 0.18 lacks a module that transformers 5.23 imports, and datasets 5.0 wants
-# an older huggingface_hub than the rest.
+# Below them trl 1.15 has another fused head, peft 0.18 lacks a module that transformers 5.23 imports, datasets 5.0 wants
+# an older huggingface_hub than the rest, and gguf 0.17.0 needs sentencepiece.
 TESTED: dict[str, str] = {
     "accelerate": ">=1.10.1,<1.16",
     "datasets": ">=5.1,<5.3",
+    "gguf": ">=0.17.1,<0.20",
     "peft": ">=0.19,<0.22",
     "transformers": ">=5.23,<5.25",  # with 5.22 two CPU ranks hang under FSDP2
     "trl": ">=1.16,<1.17",
@@ -165,6 +169,71 @@ def text_classes() -> tuple[Mapping[str, str], list[Mapping[str, str]]]:
     return auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, towers
 
 
+# --- gguf -----------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading_gguf() -> Iterator[None]:
+    """Let transformers read GGUF files with a reader seven times as fast for the block; what it makes of them is the same.
+
+    transformers reads all metadata for the config, once more for the tokenizer and again for the weights, and makes the same map of
+    names anew for each of some hundred modules.
+    """
+    import gguf
+
+    library: Any = gguf
+    slow = library.GGUFReader, library.get_tensor_name_map
+    library.GGUFReader, library.get_tensor_name_map = _quick_reader(), cache(slow[1])
+    try:
+        yield
+    finally:
+        library.GGUFReader, library.get_tensor_name_map = slow
+
+
+@cache
+def _quick_reader() -> Any:
+    """A GGUFReader that takes an array of the metadata at once, and not an array of numpy for each of 100,000 words."""
+    import numpy as np
+    from gguf import GGUFReader, GGUFValueType
+
+    class QuickReader(GGUFReader):  # type: ignore[misc]
+        @property
+        def data(self) -> Any:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._bytes = mapped.view(np.ndarray)  # a slice of a memmap costs ten of these
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            head, begin = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)], orig_offs + 12
+            kind, count = GGUFValueType(int(head[0][0])), int(head[1][0])
+            if kind in self.gguf_scalar_to_np:
+                numbers = self._get(begin, self.gguf_scalar_to_np[kind], count)
+                items: Any = [(number,) for number in numbers.tolist()]
+                end = begin + numbers.nbytes
+            elif kind == GGUFValueType.STRING and self.byte_order == "I":
+                items, end = _strings(memoryview(self._bytes), begin, count)
+            else:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kinds = [GGUFValueType.ARRAY, *([kind] if count else [])]
+            return end - orig_offs, [*head, *items], list(range(2, 2 + count)), kinds
+
+    return QuickReader
+
+
+def _strings(view: memoryview, offset: int, count: int) -> tuple[list[bytes], int]:
+    """`count` strings, each behind its length, and where they end."""
+    items, length = [], struct.Struct("=Q")
+    for _ in range(count):
+        begin = offset + 8
+        offset = begin + length.unpack_from(view, offset)[0]
+        items.append(view[begin:offset].tobytes())
+    return items, offset
+
+
 # --- accelerate -----------------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +348,7 @@ def _reference_adapter(trainer: str) -> Callable[[], bool]:
 
 
 _TRAINER = "transformers:Trainer"
+_GGUF = "transformers.modeling_gguf_pytorch_utils:"
 _ONLINE = ("GRPOTrainer", "RLOOTrainer")
 _REFERRING = ("DPOTrainer", "KTOTrainer", *_ONLINE)
 _OFFLINE = ("DPOTrainer", "KTOTrainer", "RewardTrainer")
@@ -378,6 +448,24 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "its mappings of names have a class's name for each model type",
         lambda: text_classes()[0]["llama"] == "LlamaForCausalLM",
         lambda: text_classes()[1][0]["gemma3"] == "Gemma3ForConditionalGeneration",
+    ),
+    _transformers(
+        "modeling_gguf_pytorch_utils.load_gguf_checkpoint",
+        "it takes GGUFReader and get_tensor_name_map from gguf at each call, and of a field only its types and the parts that its "
+        "data counts",
+        reads(f"{_GGUF}load_gguf_checkpoint", says=("from gguf import GGUFReader, dequantize",)),
+        reads(f"{_GGUF}get_gguf_hf_weights_map", says=("import MODEL_ARCH_NAMES, get_tensor_name_map",)),
+        reads(f"{_GGUF}load_gguf_checkpoint", says=("(field.parts[_data_index], field.types) for _data_index in field.data",)),
+    ),
+    Assumption(
+        "gguf.GGUFReader._get_field_parts",
+        "0.19.0",
+        "it reads a value from data and returns its size, its parts, which of them hold the value, and its types",
+        every(
+            reads("gguf:GGUFReader._get_field_parts", says=("return offs - orig_offs, aparts, data_idxs, types",)),
+            reads("gguf:GGUFReader._get", takes=("offset", "dtype", "count"), says=("self.data[offset:end_offs]",)),
+            reads("gguf:GGUFReader._build_fields", says=("self._get_field_parts(offs, raw_kv_type[0])", "skip_sum = True")),
+        ),
     ),
     *(
         Assumption(name, "transformers 5.23.0, peft 0.21.2", f"its fields stand in {file}", _source_is(name, file))
