@@ -119,7 +119,7 @@ def test_what_cannot_be_used_is_told_with_its_remedy_and_exit_3(site, config, ca
     path = config("[richt, needy]")
     assert run_cli(["plugins", path, "--json"]) == 3
     status = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)}
-    assert status["richt"] == "is not installed (did you mean 'rich'?): pip install longline-richt"
+    assert status["richt"] == "is not installed (did you mean 'rich'?): write 'rich', which is installed"
     assert "it requires longline>=99" in status["needy"]
     assert "pip install 'longline>=99'" in status["needy"]
     assert status["rich"] == "not enabled"

@@ -7,8 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -19,10 +19,8 @@ from longline.config.loader import LoadedConfig, load_config
 from longline.config.secrets import MASK, Secrets
 from longline.errors import AuthorWarning, ConfigError, PluginError
 from longline.plugins import Bus, installed, load_plugins, option_models
+from longline.plugins.discovery import PUBLISHED, not_installed
 from longline.run import train
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GOOD = """
     from longline import Plugin, PluginConfig, hookimpl
@@ -128,13 +126,35 @@ def test_loaded_plugins_have_their_options_in_the_order_of_the_config(site: Site
     assert Bus([zebra, ant]).listeners()["on_log"] == ["zebra", "ant"]
 
 
-def test_an_unknown_name_gets_the_nearest_one_and_the_pip_command(site: Site, config):
-    site.add("swanlab")
-    error = refused(config("- swanlb\n- Quux_B"))
-    assert "plugin 'swanlb' is not installed (did you mean 'swanlab'?)" in error.message
-    assert re.search(r"plugin 'Quux_B' is not installed \(installed: .*swanlab", error.message)
-    assert "pip install longline-swanlb" in error.hint
-    assert "pip install longline-quux-b" in error.hint
+def test_an_unknown_name_gets_the_nearest_one_and_no_pip_command_of_a_name_that_nobody_knows(site: Site, config):
+    site.add("zebra")
+    error = refused(config("- zebr\n- Quux_B\n- longline-zebra"))
+    assert "plugin 'zebr' is not installed (did you mean 'zebra'?)" in error.message
+    assert "plugin 'longline-zebra' is not installed (did you mean 'zebra'?)" in error.message
+    assert re.search(r"plugin 'Quux_B' is not installed \(installed: .*zebra", error.message)
+    assert "write 'zebra', which is installed" in error.hint
+    assert "pip install the distribution that brings 'Quux_B', or take it out of plugins:" in error.hint
+    assert "pip install longline" not in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "remedy"),
+    [
+        ("swanlab", "installed: ant", "pip install longline-swanlab"),
+        ("Swanlb", "did you mean 'swanlab'?", "pip install longline-swanlab"),
+        ("longline-swanlab", "did you mean 'swanlab'?", "pip install longline-swanlab"),
+        ("larch", "did you mean 'lark'?", "pip install longline-lark"),
+        ("anty", "did you mean 'ant'?", "write 'ant', which is installed"),
+    ],
+)
+def test_a_plugin_of_ours_that_is_missing_gets_its_pip_command(name, why, remedy):
+    fault = not_installed(name, ["ant"])
+    assert (fault.reason, fault.remedy) == (f"is not installed ({why})", remedy)
+
+
+def test_the_plugins_of_ours_are_those_of_the_repository():
+    folders = (Path(__file__).parents[2] / "plugins").glob("longline-*/pyproject.toml")
+    assert sorted(PUBLISHED) == sorted(path.parent.name.removeprefix("longline-") for path in folders)
 
 
 def test_two_distributions_of_one_name_are_refused_when_enabled_only(site: Site, config):

@@ -9,7 +9,7 @@ import importlib_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from longline.errors import did_you_mean
+from longline.errors import nearest
 from longline.plugins.base import label
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 GROUP = "longline"
 """The group of entry points."""
+# A command that installs whatever has a mistyped name is how people get what somebody else put there.
+PUBLISHED = ("cce", "completions", "lark", "liger", "profiling", "swanlab")
+"""The plugins whose distribution `longline-<name>` comes from this project: only of these a message says how to install them."""
 
 
 class Fault(NamedTuple):
@@ -75,8 +78,13 @@ def installed() -> dict[str, PluginInfo]:
 def not_installed(name: str, known: Iterable[str]) -> Fault:
     """What to tell about a plugin that nothing installed offers."""
     known = list(known)
-    others = did_you_mean(name, known, f"installed: {', '.join(known)}" if known else "no plugin is")
-    return Fault(f"plugin {name!r}", f"is not installed ({others})", f"pip install longline-{canonicalize_name(name)}")
+    others = f"installed: {', '.join(known)}" if known else "no plugin is"
+    remedy = f"pip install the distribution that brings {name!r}, or take it out of plugins:"
+    plain = canonicalize_name(name).removeprefix("longline-")
+    if found := name if name in PUBLISHED else nearest(plain, known) or nearest(plain, PUBLISHED):
+        others = others if found == name else f"did you mean {found!r}?"
+        remedy = f"write {found!r}, which is installed" if found in known else f"pip install longline-{found}"
+    return Fault(f"plugin {name!r}", f"is not installed ({others})", remedy)
 
 
 def unusable(info: PluginInfo) -> list[Fault]:
