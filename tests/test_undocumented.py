@@ -32,8 +32,8 @@ DOCUMENTED = frozenset(
     }
 )
 """The modules whose pages in the libraries' references describe what we import from them."""
-ELSEWHERE = frozenset({"_base", "_dump_snapshot", "_exit", "_record_memory_history", "_saved_result"})
-"""Private by their names, and of no library of these: torch's, whose pages name all but `_saved_result`, and of os."""
+ELSEWHERE = frozenset({"_base", "_current_frames", "_dump_snapshot", "_exit", "_record_memory_history", "_saved_result"})
+"""Private by their names, and of no library of these: torch's, whose pages name all but `_saved_result`, and of os and sys."""
 BY_NAME = frozenset({"delattr", "getattr", "hasattr", "setattr"})
 
 
