@@ -577,6 +577,7 @@ def _exit_statuses() -> str:
         "EXIT_PLUGIN": "a plugin cannot be used, or stopped the run",
         "EXIT_SIGINT": "stopped by Ctrl-C",
         "EXIT_SIGTERM": "stopped by SIGTERM",
+        "EXIT_SIGHUP": "stopped by SIGHUP: its terminal is gone",
     }
     known = {name for name in vars(errors) if name.startswith("EXIT_")}
     assert known == set(meanings), "longline.errors has other exit statuses than this page"

@@ -273,8 +273,7 @@ def test_packing_and_lora_on_two_ranks(place):
 
 
 def test_ctrl_c_reaches_every_rank_once_and_the_run_goes_on(place):
-    endless = {"trainer": {"max_steps": 100_000, "save_strategy": "no", "eval_strategy": "no", "eval_steps": None}}
-    config, folder = place.config("stopped", **endless), place.folder / "stopped"
+    config, folder = place.config("stopped", **ENDLESS), place.folder / "stopped"
     command = [*LONGLINE, "train", str(config), "--nproc", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     wait_for(lambda: logged(folder, 3), process)
@@ -289,7 +288,7 @@ def test_ctrl_c_reaches_every_rank_once_and_the_run_goes_on(place):
     assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{steps}"]
     assert not (folder / "model").exists()
     more = steps + 3
-    again = place.launch("stopped", "--resume", "--set", f"trainer.max_steps={more}", **endless)
+    again = place.launch("stopped", "--resume", "--set", f"trainer.max_steps={more}", **ENDLESS)
     assert again.code == 0, again.err
     assert again.log[-1]["step"] == more
 
@@ -304,6 +303,48 @@ def test_ctrl_c_before_there_are_ranks(place):
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
     assert not (place.folder / "early" / "model").exists()
+
+
+ENDLESS = {"trainer": {"max_steps": 100_000, "save_strategy": "no", "eval_strategy": "no", "eval_steps": None}}
+
+
+@pytest.mark.parametrize(
+    ("who", "signum", "code"),
+    [
+        ("longline", signal.SIGHUP, 129),
+        ("longline", signal.SIGQUIT, 131),
+        ("longline", signal.SIGKILL, -9),
+        ("torchrun", signal.SIGKILL, 1),
+    ],
+    ids=["SIGHUP", "SIGQUIT", "SIGKILL", "SIGKILL of torchrun"],
+)
+def test_no_rank_outlives_its_launcher(place, who, signum, code):
+    name = f"orphans-{who}-{signum}"
+    config, folder = place.config(name, **ENDLESS), place.folder / name
+    with (place.folder / f"{name}.txt").open("w+") as said:  # a file: a pipe would have to be read while ranks live on
+        process = subprocess.Popen([*LONGLINE, "train", str(config), "--nproc", "2"], stdout=said, stderr=said, env=ENVIRONMENT)
+        wait_for(lambda: logged(folder, 3), process)
+        torchrun = children(process.pid)[0]
+        ranks = [psutil.Process(pid) for pid in children(torchrun)]
+        assert len(ranks) >= 2
+        os.kill(process.pid if who == "longline" else torchrun, signum)
+        assert process.wait(timeout=60) == code
+        _, left = psutil.wait_procs(ranks, timeout=20)
+        assert left == []
+        said.seek(0)
+        text = said.read()
+    assert "Traceback" not in text
+    if who == "torchrun":
+        assert "error: torchrun was ended by SIGKILL; the ranks stopped with it" in text
+    if signum == signal.SIGQUIT:  # it ends a process at once, and so the ranks
+        return
+    manifest = json.loads((folder / "run.json").read_text())
+    assert manifest["status"] == "interrupted"
+    step = manifest["summary"]["steps"]
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    if code == -signal.SIGKILL:
+        again = place.launch(name, "--resume", "--set", f"trainer.max_steps={step + 2}", **ENDLESS)
+        assert again.code == 0, again.err
 
 
 def test_a_rank_that_fails_ends_the_run_with_its_own_message(place):

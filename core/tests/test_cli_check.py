@@ -164,3 +164,11 @@ def test_a_new_config_for_data_that_is_not_there_is_refused(capsys: pytest.Captu
     assert run_cli(["new", "c.yaml", "--data", "row.jsonl"]) == 2
     assert not Path("c.yaml").exists()
     assert "--data: no such file: row.jsonl (did you mean `rows.jsonl`?)" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_was_deleted_is_said(folder: Path) -> None:
+    """Of itself torch would end the process, with the words of a numerical library."""
+    command = f"mkdir gone && cd gone && rmdir ../gone && exec '{sys.executable}' -m longline train '{folder}/good.yaml'"
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: the working directory was deleted\n  hint: cd to one that is there\n"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -270,10 +274,10 @@ def test_a_run_in_another_thread_leaves_signals_alone(run_longline):
 # --- real processes -----------------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:
+def wait_for(condition, process: subprocess.Popen | None = None, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()}"
+        assert process is None or process.poll() is None, f"ended with {process.returncode}: {process.communicate()}"
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -360,6 +364,59 @@ def test_ctrl_c_while_libraries_are_imported(run_config, tmp_path):
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1] == "stopped"
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_ctrl_c_that_comes_twice_leaves_no_traceback(run_config):
+    """Wherever the two fall: while libraries are imported, in the exit handlers, between both."""
+    for delay in (0.6, 1.0):
+        process = subprocess.Popen(
+            [*LONGLINE, "train", str(run_config())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(delay)
+        for _ in range(6):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.03)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        assert err.strip().splitlines()[-1] == "stopped"
+
+
+def in_terminal(command: list[str]) -> tuple[int, int]:
+    """Start a command in a terminal of its own; returns its number and the terminal, which closes when it is closed."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execvp(command[0], command)
+
+    def read() -> None:
+        with suppress(OSError, ValueError):
+            while True:  # a read that waits would keep it open
+                if select.select([terminal], [], [], 0.1)[0]:
+                    os.read(terminal, 65536)
+
+    threading.Thread(target=read, daemon=True).start()
+    return pid, terminal
+
+
+def test_a_closed_terminal_stops_the_run_and_saves_it(run_config, tmp_path):
+    pid, terminal = in_terminal([*LONGLINE, "train", str(run_config(trainer={"max_steps": 100_000}))])
+    wait_for(lambda: logged(tmp_path / "run", 3))
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (manifest["status"], manifest["exit_code"]) == ("interrupted", 129)
+    assert whole(tmp_path / "run" / f"checkpoint-{manifest['summary']['steps']}")
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(run_config, tmp_path):
+    config = str(run_config(trainer={"max_steps": 200}))
+    pid, terminal = in_terminal(["sh", "-c", 'exec nohup "$@" >/dev/null 2>&1', "sh", *LONGLINE, "train", config])
+    wait_for(lambda: logged(tmp_path / "run", 3))
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["summary"]["steps"] == 200
 
 
 class LateRequest(StopRequest):

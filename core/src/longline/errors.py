@@ -15,6 +15,7 @@ EXIT_DONE = 0
 EXIT_TRAINING = 1
 EXIT_CONFIG = 2
 EXIT_PLUGIN = 3
+EXIT_SIGHUP = 129
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
 
@@ -88,7 +89,7 @@ class AuthorWarning(UserWarning):
 
 
 class Interrupted(LonglineError):  # noqa: N818 - the field's word for it
-    """A signal asked the run to stop; `signum` is SIGINT or SIGTERM."""
+    """A signal asked the run to stop; `signum` says which one."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ import click
 from longline import __version__
 from longline.config import doors
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, ConfigError, LonglineError, PluginError, did_you_mean
-from longline.process import garbage, telemetry
+from longline.process import garbage, signals, telemetry
 
 if TYPE_CHECKING:
     from importlib_metadata import EntryPoint
@@ -83,8 +84,12 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Fine-tune causal language models from one config file; plugins do the rest.
 
-    Exit status: 0 done, 1 training failed, 2 config or usage, 3 plugin, 130 and 143 stopped by a signal.
+    Exit status: 0 done, 1 training failed, 2 config or usage, 3 plugin, 129, 130 and 143 stopped by a signal.
     """
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # numerical libraries end the process for it, with a word of their own
+        raise ConfigError("the working directory was deleted", hint="cd to one that is there") from None
 
 
 class PluginGroup(LazyGroup):
@@ -194,9 +199,18 @@ def _quiet() -> None:
 
 def main() -> None:
     """Entry point of the `longline` command."""
+    signals.once()
     if "--debug" in sys.argv:
         os.environ[DEBUG] = "1"  # for ranks that this process starts
-    code = run_cli()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it for its ranks; so does accelerate, with torchrun
+        from longline.parallel.launch import join
+
+        join()
+    try:
+        code = run_cli()
+        signals.leave(code)
+    except KeyboardInterrupt:  # after the last line of the command
+        code = EXIT_SIGINT
     if "LONGLINE_LAUNCHED" in os.environ:
         from longline.parallel.launch import report
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from longline.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TRAINING
+from longline.errors import EXIT_DONE, EXIT_TRAINING
 from longline.parallel.ranks import rank
-from longline.process import threads
+from longline.process import parent, signals, threads
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -39,11 +39,16 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
         *("-m", "longline", *arguments),
     ]
     with TemporaryDirectory(prefix="longline-") as folder:
-        environment = {threads.VARIABLE: str(threads.share(nproc)), **os.environ, LAUNCHED: folder}
+        own = {LAUNCHED: folder, parent.VARIABLE: str(os.getpid())}
+        environment = {threads.VARIABLE: str(threads.share(nproc)), **os.environ, **own}
         # In its own session, so that a Ctrl-C in the terminal reaches only us and the ranks get it once.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         with _forwarding_to(child) as forwarded:
             code = child.wait()
+            _wait_for_ranks(Path(folder))
+        if code < 0 and not forwarded:
+            sys.stderr.write(f"error: torchrun was ended by {signal.Signals(-code).name}; the ranks stopped with it\n")
+            return EXIT_TRAINING
         if reported := _reported(Path(folder)):
             return reported
         # Without a report they were stopped before they could handle a signal, or killed.
@@ -52,24 +57,25 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
 
 @contextmanager
 def _forwarding_to(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Pass SIGINT and SIGTERM on to the ranks for the block; yields a list that receives their numbers."""
+    """Pass every signal that would end us on to the ranks for the block; yields a list that receives their numbers."""
     forwarded: list[int] = []
 
     def forward(signum: int, _frame: FrameType | None) -> None:
         forwarded.append(signum)
-        ranks = _ranks_of(launcher.pid)
-        for process in ranks:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signum)
-        if not ranks:
+        if not _pass_on(signum, launcher.pid):
             launcher.terminate()
 
-    previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.handlers(signals.ENDING, forward):
         yield forwarded
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+
+
+def _pass_on(signum: int, launcher: int) -> bool:
+    """Send a signal to all ranks; returns whether there are any."""
+    ranks = _ranks_of(launcher)
+    for process in ranks:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signum)
+    return bool(ranks)
 
 
 def _ranks_of(launcher: int) -> list[psutil.Process]:
@@ -80,12 +86,32 @@ def _ranks_of(launcher: int) -> list[psutil.Process]:
         return []
 
 
+def join() -> None:
+    """What a rank of any torchrun does first: it ends with its torchrun, and says to `launch` that it is there."""
+    parent.follow()
+    if LAUNCHED in os.environ:
+        with suppress(OSError):
+            (Path(os.environ[LAUNCHED]) / f"{os.getpid()}.rank").touch()
+
+
+def _wait_for_ranks(folder: Path) -> None:
+    """Ranks of a torchrun that was killed end a little later than it: until then, they hold the run folder."""
+    found = []
+    for path in folder.glob("*.rank"):
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(int(path.stem)))
+    _, left = psutil.wait_procs(found, timeout=parent.GRACE_SECONDS + 5)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def report(code: int) -> int:
     """Tell `launch` how this rank ended, and return what torchrun is to be told: it prints all but 0 as a crash."""
     folder = Path(os.environ[LAUNCHED])
     with suppress(OSError):
         (folder / f"{time.time_ns()}-{rank()}").write_text(str(code))
-    return EXIT_DONE if code in (EXIT_SIGINT, EXIT_SIGTERM) else code
+    return EXIT_DONE if code in signals.STOPPED else code
 
 
 def says_first(text: str) -> bool:
@@ -114,6 +140,8 @@ def torchrun() -> None:
     from torch.distributed.run import main
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    parent.follow(_let_ranks_finish)
+    os.environ[parent.VARIABLE] = str(os.getpid())
     try:
         main()
     except ChildFailedError as error:
@@ -123,10 +151,16 @@ def torchrun() -> None:
         sys.exit(128 + error.sigval)
 
 
+def _let_ranks_finish() -> None:
+    """Whoever started this torchrun is gone: the ranks save what they have, and it ends when they do."""
+    if not _pass_on(signal.SIGTERM, os.getpid()):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _tell_of_killed(error: ChildFailedError) -> None:
     """A rank that a signal killed could not say so itself."""
     number, failure = error.get_first_failure()
-    if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGINT, signal.SIGTERM):
+    if failure.exitcode < 0 and -failure.exitcode not in (*signals.SIGNALS, signal.SIGQUIT):
         name = signal.Signals(-failure.exitcode).name
         hint = "\n  hint: the system kills what takes too much memory; look into its log" if name == "SIGKILL" else ""
         sys.stderr.write(f"error: rank {number} was ended by {name}{hint}\n")
