@@ -10,8 +10,9 @@ from pydantic import BaseModel, SecretStr
 
 from longline.config.dump import dump_resolved
 from longline.config.loader import LoadedConfig, load_config
-from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo, showable
+from longline.config.secrets import MASK, Secrets, looks_secret, mask_userinfo
 from longline.errors import ConfigError
+from longline.text import one_line, showable
 
 
 class Options(BaseModel):
@@ -191,6 +192,9 @@ def test_masking_a_long_run_of_letters_takes_time_in_proportion() -> None:
 def test_what_obeys_nobody_can_be_shown() -> None:
     text = "a\x1b[31m red \udcff \x07 line\r\nnext\r over\ttab é 漢"
     assert showable(text) == "a\\x1b[31m red \\udcff \\x07 line\r\nnext\\r over\ttab é 漢"
+    assert showable("\u202egnp.exe \U000e0041 👩\u200d🚀") == "\\u202egnp.exe \\U000e0041 👩\u200d🚀"
+    assert one_line("a\r\nb\tc\x9b") == "a\\r\\nb\\tc\\x9b"
+    assert one_line(showable(one_line(text))) == one_line(text)
 
 
 def test_mask_userinfo_leaves_other_urls_alone() -> None:

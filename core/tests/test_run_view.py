@@ -363,3 +363,67 @@ def test_an_alert_with_text_that_no_terminal_should_see_is_told_all_the_same(run
     out = capsys.readouterr().out
     assert "a \\x1b[2J title: half \\ud83d of a pair" in out
     assert "\x1b[2J" not in out
+
+
+ODD = {"a\nb": 1.0, "c\u2028d": 2.0, "half\ud83d": 3.0, "bell\x9b": float("inf")}
+
+
+def test_metrics_with_odd_names_leave_every_file_readable(run_longline, capsys):
+    class Odd(Plugin):
+        @hookimpl
+        def pre_log(self, logs):
+            logs.update(ODD)
+
+        @hookimpl
+        def on_save(self, run):
+            run.log({"late\x85": 1.0})
+
+    outcome = run_longline(plugins=[made(Odd)], trainer={"max_steps": 2})
+    assert {name: outcome.log[0][name] for name in ODD} == {**ODD, "bell\x9b": "Infinity"}
+    lines = (outcome.output_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()  # which splits at \u2028 and \x85 too
+    assert all(json.loads(line)["step"] in (1, 2) for line in lines)
+    metrics = outcome.manifest["summary"]["metrics"]
+    assert {"a\nb", "c\\u2028d", "half\\ud83d", "bell\\x9b"} <= set(metrics)
+    assert "\x9b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["step", "time"])
+def test_a_plugin_cannot_take_the_place_of_what_a_log_event_says_itself(run_longline, name):
+    class Taker(Plugin):
+        @hookimpl
+        def pre_log(self, logs):
+            logs[name] = 0.0
+
+    with pytest.raises(HookError, match=f"a metric cannot be called '{name}', which every log event has of its own"):
+        run_longline(plugins=[made(Taker)])
+
+
+def test_a_trainers_own_metric_called_step_leaves_the_lines_own(run_longline):
+    class Telling(Plugin):
+        @hookimpl
+        def post_trainer_create(self, trainer):
+            trainer.add_callback(Ends())
+
+    from transformers import TrainerCallback
+
+    class Ends(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            logs["step"] = 99.0
+
+    assert [(event["step"], event["step_"]) for event in run_longline(plugins=[made(Telling)]).log[:2]] == [
+        (1, 99.0),
+        (2, 99.0),
+    ]
+
+
+def test_what_was_told_is_in_the_manifest_and_at_the_end(run_longline, capsys):
+    class Warns(Plugin):
+        @hookimpl
+        def on_log(self, run, step):
+            run.alert("the net\n is torn", f"at {step}", "error")
+
+    outcome = run_longline(plugins=[made(Warns)], trainer={"max_steps": 3})
+    [told] = [told for told in outcome.manifest["alerts"] if told["title"].startswith("the net")]
+    assert (told["level"], told["text"], told["count"]) == ("error", "at 3", 4)  # three steps, and what training came to
+    end = capsys.readouterr().out.split("completed")[1]
+    assert "error: the net\\n is torn (4 times)" in end

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from longline import upstream
 from longline.errors import ConfigError, TrainingError
+from longline.text import one_line
 
 if TYPE_CHECKING:
     from longline.plan import Plan
@@ -38,7 +39,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:  # half of a surrogate pair
             stream.write(text)
             stream.flush()
             # Without it the new name can outlive a power cut that the content does not.
@@ -239,7 +240,7 @@ def model_card(
 
     `config` has its secrets masked; `facts` are what plugins told: (name, value, why).
     """
-    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
+    rows = "\n".join(f"| {_cell(name)} | {value:.6g} |" for name, value in sorted(metrics.items()))
     head = ["---", f"base_model: {base}", "library_name: " + ("peft" if adapter else "transformers")]
     task = "text-generation" if plan.output == "tokens" else "text-classification"
     head += [f"pipeline_tag: {task}", "tags: [longline, " + plan.method + (", lora" if adapter else "") + "]", "---"]
@@ -256,7 +257,7 @@ def model_card(
             "|---|---|",
             rows,
             "",
-            *(f"- {name}: {value} ({why})" for name, value, why in facts),
+            *(f"- {one_line(name)}: {one_line(value)} ({one_line(why)})" for name, value, why in facts),
             *([""] if facts else []),
             "## The config",
             "",
@@ -266,6 +267,10 @@ def model_card(
             "",
         ]
     )
+
+
+def _cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|")
 
 
 # --- the manifest ---------------------------------------------------------------------------------------------------------------
@@ -288,8 +293,17 @@ def now() -> str:
 
 
 def write_manifest(path: Path, content: Mapping[str, Any], mask: Callable[[str], str]) -> None:
-    """Write run.json; `mask` takes secrets out of the text."""
-    write_atomically(path, mask(json.dumps(content, indent=2, ensure_ascii=False, default=str)) + "\n")
+    """Write run.json; `mask` takes secrets out of every text."""
+    # Text by text, since what it writes out (`\\x9b`) would be no JSON any more in the whole.
+    write_atomically(path, json.dumps(_masked(content, mask), indent=2, ensure_ascii=False) + "\n")
+
+
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    if isinstance(value, Mapping):
+        return {mask(str(name)): _masked(item, mask) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item, mask) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else mask(str(value))
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longline import artifacts, stages, upstream
+from longline.builtin.alerts import Alerts
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
 from longline.builtin.defaults import Defaults
@@ -49,12 +50,12 @@ def open_run(loaded: LoadedConfig, command: Command, plugins: Sequence[LoadedPlu
     plan = build_plan(loaded.config, machine.machine(use_cpu=bool(loaded.config.trainer.get("use_cpu"))))
     if command in TRAINS:
         refuse_problems(plugin_problems(loaded, plan, enabled))
-    clock = StageClock()
+    clock, alerts = StageClock(), Alerts()
     core: list[tuple[str, object]] = [("defaults", Defaults())]
     if command in TRAINS:
-        core += [("log", JsonLog()), ("clock", clock), ("console", Console())]
+        core += [("log", JsonLog()), ("clock", clock), ("alerts", alerts), ("console", Console(alerts))]
     state = State(loaded, plan, enabled, core=core, rank=ranks.rank(), command=command)
-    state.seconds = clock.as_dict
+    state.seconds, state.alerts = clock.as_dict, alerts.as_list
     return state
 
 
@@ -241,6 +242,7 @@ def _manifest(state: State, status: str, exit_code: int | None) -> dict[str, Any
             "tokens": summary.tokens,
             "metrics": summary.metrics,
         },
+        "alerts": state.alerts(),
         "stages": state.seconds(),
         "hooks": run.account.as_dict(),
     }

@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from longline import artifacts
+from longline.builtin.alerts import Alerts
 from longline.hookspecs import hookimpl
+from longline.text import one_line, showable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +31,9 @@ ALERT_STYLES = {"info": "blue", "warning": "yellow", "error": "bold red"}
 class Console:
     """Prints on the main rank only."""
 
-    def __init__(self, console: RichConsole | None = None) -> None:
-        self.console = console or RichConsole(soft_wrap=True, highlight=False)
+    def __init__(self, alerts: Alerts | None = None) -> None:
+        self.console = RichConsole(soft_wrap=True, highlight=False)
+        self.alerts = alerts or Alerts()
         self.progress: Progress | None = None
         self.task: Any = None
         self.last: dict[str, float] = {}
@@ -125,18 +128,18 @@ class Console:
         style = ALERT_STYLES[alert.level]
         at = f" (step {alert.step})" if alert.step is not None else ""
         text = f": {escape(run.mask(alert.text))}" if alert.text else ""
-        self.console.print(f"[{style}]{alert.level}{at}: {escape(run.mask(alert.title))}[/{style}]{text}")
+        self.console.print(f"[{style}]{alert.level}{at}: {escape(one_line(run.mask(alert.title)))}[/{style}]{text}")
 
     @hookimpl
     def on_fact(self, run: Run, name: str, value: str, why: str) -> None:
         """Print what a plugin tells of the run, where the plan is printed."""
         if run.command == "train":
-            self.console.print(f"  {escape(name)}  {escape(run.mask(value))}  [dim]({escape(why)})[/dim]")
+            self.console.print(f"  {escape(run.mask(name))}  {escape(run.mask(value))}  [dim]({escape(run.mask(why))})[/dim]")
 
     @hookimpl
     def on_checkpoint(self, path: Path) -> None:
         """Name the checkpoint."""
-        self.console.print(f"saved {escape(str(path))}")
+        self.console.print(f"saved {escape(showable(str(path)))}")
 
     @hookimpl
     def on_train_end(self) -> None:
@@ -169,8 +172,12 @@ class Console:
         self.console.print(f"[bold]{status}[/bold]: {took}{tail}")
         if summary.train_seconds:
             self.console.print(run.account.table(summary.train_seconds))
+        for level in ("error", "warning"):
+            if titles := self.alerts.titles(level):
+                style, told = ALERT_STYLES[level], "; ".join(one_line(run.mask(title)) for title in titles)
+                self.console.print(f"  [{style}]told above[/{style}]   {level}: {escape(told)}")
         for name, path in artifacts.left_behind(run.plan):
-            self.console.print(f"  {name:<12} {escape(str(path))}")
+            self.console.print(f"  {name:<12} {escape(showable(str(path)))}")
         if status == "interrupted" and run.can_resume():
             self.console.print("  go on with the same command and --resume")
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from longline.artifacts import not_written, now, write_atomically
 from longline.hookspecs import hookimpl
+from longline.plugins.metrics import OWN
+from longline.text import json_line
 
 if TYPE_CHECKING:
     from longline.plugins.run import Run
@@ -26,9 +28,13 @@ class JsonLog:
 
     @hookimpl
     def on_log(self, run: Run, logs: Mapping[str, Any], step: int) -> None:
-        """Append one line: step, time and the metrics. Numbers that JSON cannot hold are the strings NaN and Infinity."""
-        event = {"step": step, "time": now(), **{name: _plain(value) for name, value in logs.items()}}
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        """Append one line: step, time and the metrics. Numbers that JSON cannot hold are the strings NaN and Infinity.
+
+        A trainer's own metric that is called `step` or `time` is `step_` or `time_` here.
+        """
+        metrics = {f"{name}_" if name in OWN else name: _plain(value) for name, value in logs.items()}
+        event = {"step": step, "time": now(), **metrics}
+        line = json_line(event) + "\n"
         try:
             with run.plan.log_path.open("a", encoding="utf-8") as stream:
                 stream.write(line)

@@ -8,6 +8,7 @@ A plugin's distribution may bring a command of its own, a click command behind a
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from longline import __version__
 from longline.config import doors
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, ConfigError, LonglineError, PluginError, did_you_mean
 from longline.process import garbage, signals, telemetry
+from longline.text import showable
 
 if TYPE_CHECKING:
     from importlib_metadata import EntryPoint
@@ -181,7 +183,7 @@ def _show(error: Exception, text: str, *, debug: bool) -> None:
 
         if not says_first(text):
             return
-    mask = getattr(error, "mask", str)
+    mask = getattr(error, "mask", showable)
     if debug:
         click.echo(mask("".join(traceback.format_exception(error))), err=True)
     click.echo(f"error: {mask(text)}", err=True)
@@ -200,6 +202,10 @@ def _quiet() -> None:
 def main() -> None:
     """Entry point of the `longline` command."""
     signals.once()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A letter that a terminal's or a file's encoding lacks, or a name from a foreign file system, is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
     if "--debug" in sys.argv:
         os.environ[DEBUG] = "1"  # for ranks that this process starts
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it for its ranks; so does accelerate, with torchrun

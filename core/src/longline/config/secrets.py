@@ -33,10 +33,6 @@ _PLAIN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|true|false|none|null|auto|yes|no|on|
 _USERINFO = re.compile(r"(?<=[a-zA-Z0-9+.-])://(?P<user>[^/\s@:?#]*)(?P<password>:[^/\s@?#]*)?@")
 
 
-# All but line ends and tabs: an escape sequence acts on the terminal, and half of a surrogate pair cannot be written at all.
-_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
-
-
 def looks_secret(name: str) -> bool:
     """Whether a key is named like a secret: token, api_key, password, webhook; not pad_token or max_tokens."""
     lower = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
@@ -60,11 +56,6 @@ def userinfo(text: str) -> Iterator[str]:
         yield password or match["user"]
 
 
-def showable(text: str) -> str:
-    """The text with control characters and lone surrogates written out, as `\\x1b`: what comes from outside obeys nobody here."""
-    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
-
-
 class Secrets:
     """The secret values of a config and of its plugins' options, to be kept out of everything that is written or sent.
 
@@ -74,6 +65,7 @@ class Secrets:
 
     def __init__(self) -> None:
         self._values: set[str] = set()
+        self._longest_first: tuple[str, ...] | None = None
 
     @classmethod
     def collect(cls, *sources: Any) -> Secrets:
@@ -93,6 +85,7 @@ class Secrets:
     def add(self, source: Any) -> None:
         """Collect from a model, a mapping, a list or a single value; nested to any depth."""
         self._values.update(value for value in _collect(source, secret=False) if value)
+        self._longest_first = None
 
     def __contains__(self, value: object) -> bool:
         return value in self._values
@@ -105,8 +98,10 @@ class Secrets:
 
     def mask(self, text: str) -> str:
         """The text with every known secret masked, also where it is url- or JSON-escaped; urls lose their userinfo."""
-        # The longest first: where one secret is part of another, a rest of the longer one would stay.
-        for value in sorted(self._forms(), key=len, reverse=True):
+        if self._longest_first is None:  # made once: a table has thousands of texts
+            # The longest first: where one secret is part of another, a rest of the longer one would stay.
+            self._longest_first = tuple(sorted(set(self._forms()), key=len, reverse=True))
+        for value in self._longest_first:
             text = text.replace(value, MASK)
         return mask_userinfo(text)
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, NoReturn
 
+OWN = frozenset({"step", "time"})
+"""What every line of log.jsonl says beside the metrics; under these names one would take the line's own place."""
+
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics as plain numbers. Raises TypeError for a value that is none."""
@@ -15,6 +18,8 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _number(name: object, value: Any) -> float:
     if not isinstance(name, str):
         raise TypeError(f"a metric's name is text, and {name!r} is not")
+    if name in OWN:
+        raise TypeError(f"a metric cannot be called {name!r}, which every log event has of its own; call it something else")
     if isinstance(value, (int, float)):
         return value
     if isinstance(value, Real):

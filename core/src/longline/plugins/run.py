@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from longline import artifacts
 from longline.config.dump import dump_resolved
-from longline.config.secrets import Secrets, showable
+from longline.config.secrets import Secrets
 from longline.errors import LonglineError
 from longline.events import Alert, AlertLevel, Summary
 from longline.methods import find
@@ -24,6 +24,7 @@ from longline.plugins.base import described
 from longline.plugins.bus import Bus, Contained, HookRelay
 from longline.plugins.metrics import numbers
 from longline.process.signals import StopRequest
+from longline.text import showable
 
 if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
@@ -80,6 +81,8 @@ class State:
         self.columns: tuple[Column, ...] = ()
         self.seconds: Callable[[], dict[str, float]] = dict
         """How long each stage took so far."""
+        self.alerts: Callable[[], list[dict[str, Any]]] = list
+        """What was told so far."""
         self.trainer: Any = None
         self.further: list[Any] = []
         """Models that were loaded beside policy and reference, to be placed by the trainer."""

@@ -114,7 +114,7 @@ def _print(rows: list[dict[str, Cell]], columns: dict[str, Kind], options: dict[
         sys.stdout.reconfigure(errors="backslashreplace")  # rather than fail at the first letter that it lacks
     if options["as_json"]:
         for row in rows:
-            sys.stdout.write(view.json_line(row, columns) + "\n")
+            sys.stdout.write(view.as_json(row, columns) + "\n")
     elif options["as_csv"]:
         view.write_csv(sys.stdout, rows, list(columns))
     elif options["full"]:
