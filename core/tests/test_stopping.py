@@ -377,7 +377,8 @@ def test_a_ctrl_c_that_comes_twice_leaves_no_traceback(run_config):
             process.send_signal(signal.SIGINT)
             time.sleep(0.03)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 130, err
+        # One that comes when Python has taken its handlers down ends the process itself, for which a shell says 130 as well.
+        assert process.returncode in (130, -signal.SIGINT), err
         assert "Traceback" not in err
         assert err.strip().splitlines()[-1] == "stopped"
 
