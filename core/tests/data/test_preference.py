@@ -264,6 +264,9 @@ def test_pairs_that_truncation_spoils(data_of, jsonl):
     assert any("1 rows have nothing to learn" in text and "rows.jsonl:2" in text for text in data.report.warnings)
     assert any("chosen and rejected are the same within max_length" in text and "rows.jsonl:3" in text
                for text in data.report.warnings)  # fmt: skip
+    assert not any("every answer is cut" in text for text in data.report.warnings), "the one that is kept is whole"
+    all_cut = data_of(jsonl([{"prompt": "Two", "chosen": words, "rejected": words[1:]}]), max_length=10)
+    assert any("every answer is cut at max_length" in text for text in all_cut.report.warnings)
     with pytest.raises(
         DataError, match=r"nothing of the train data is learnt \(2 rows, 1 untrained, 1 identical, 2 truncated\)"
     ):

@@ -263,6 +263,7 @@ class SourceRun:
             return
         trained = int(np.count_nonzero(tokens.labels != IGNORED))
         report.kept += 1
+        report.truncated_kept += tokens.truncated
         kind.count(report, row.beside)
         report.tokens += len(tokens.ids)
         report.trained_tokens += trained

@@ -24,7 +24,8 @@ class BadRow:
 class SourceReport:
     """The counts of one source. `rows` are the rows read, bad ones included; tokens are counted after truncation.
 
-    `untrained` rows have nothing to learn and are left out; `terminators` are the end-of-turn tokens that are learnt; in
+    `truncated_kept` leaves out those of the `truncated` that were left out themselves: `untrained` rows have nothing to learn and
+    are left out; `terminators` are the end-of-turn tokens that are learnt; in
     `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked (in answers to compare it is
     learnt). Rows are pairs, labelled answers or prompts where the method asks for these; the tokens of a pair are those of
     both answers, each with the prompt. `identical` pairs do not differ within max_length and are left out; `good` counts
@@ -43,6 +44,7 @@ class SourceReport:
     bad_rows: list[BadRow] = field(default_factory=list)
     kept: int = 0
     truncated: int = 0
+    truncated_kept: int = 0
     dropped: int = 0
     untrained: int = 0
     untrained_rows: list[str] = field(default_factory=list)

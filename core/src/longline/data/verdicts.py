@@ -56,7 +56,7 @@ def _judge_source(source: SourceReport, kind: Kind, report: DataReport) -> None:
     if source.ends_turns and source.split == "train" and source.kept and not source.terminators:
         raise DataError(
             f"{source.name}: no answer's end-of-turn token is learnt, so the model would never learn to stop "
-            f"({source.truncated} of {source.kept} rows truncated)",
+            f"({source.truncated_kept} of {source.kept} rows truncated)",
             hint="raise data.max_length, or look at whether the chat template ends answers with a token of this tokenizer",
         )
     if source.straddling:

@@ -102,7 +102,7 @@ class Kind:
 
     def source_warnings(self, report: SourceReport) -> Iterator[str]:
         """What is odd about a source."""
-        if self.compares and report.kept and report.truncated >= report.kept:
+        if self.compares and report.kept and report.truncated_kept == report.kept:
             yield f"{report.name}: every answer is cut at max_length, so the model never sees one end"
 
     def warnings(self, report: DataReport) -> Iterator[str]:
