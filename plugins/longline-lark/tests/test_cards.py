@@ -101,18 +101,32 @@ def test_a_card_is_never_too_long_for_lark(text):
     assert payload["card"]["header"]["title"]["content"]
 
 
-def test_a_long_error_keeps_its_end():
-    card = Card("failed", "t", text="first\n" + "x" * 10_000 + "\nthe last line")
+def test_a_long_error_keeps_its_name_and_its_end():
+    card = Card("failed", "t", text="NetError: first\n" + "x" * 10_000 + "\nthe last line")
     shown = json.dumps(card.payload())
     assert "the last line" in shown
-    assert "first" not in shown
+    assert "NetError: first" in shown
 
 
-def test_shorten_never_splits_a_character_and_drops_colours():
+@pytest.mark.parametrize("message", ["x" * 10_000, "two\n" * 60 + "lines", '"\\' * 30_000, "鱼\x1b[31m\udcff" * 5000])
+@pytest.mark.parametrize("kind", [ValueError, LonglineError])
+def test_an_error_of_any_length_is_called_by_its_name_in_its_card(message, kind):
+    try:
+        raise kind(f"begins so {message} and ends so")
+    except (ValueError, LonglineError) as error:
+        told = Told.of(error, "train")
+    payload = writer().end("failed", Summary(metrics={f"m{index}": 1.0 for index in range(20)}), 1, 0, told).payload()
+    assert len(encode(payload)) <= MAX_BYTES
+    shown = json.dumps(payload["card"]["body"])
+    assert f"{'ValueError: ' if kind is ValueError else ''}begins so" in shown
+    assert "and ends so" in shown
+
+
+def test_shorten_never_splits_a_character_and_writes_out_what_is_obeyed():
     assert shorten("鱼" * 10, 10) == "鱼鱼鱼 ..."
-    assert shorten("鱼" * 10, 10, keep_end=True) == "... 鱼鱼鱼"
-    assert shorten("\x1b[31mred\x1b[0m\x07", 100) == "red"
-    assert shorten("lone \ud800 surrogate", 100) == "lone ? surrogate"
+    assert shorten("鱼" * 10, 20, ends=True) == "鱼 ... 鱼鱼鱼鱼鱼"
+    assert shorten("\x1b[31mred\x1b[0m\x07", 100) == "\\x1b[31mred\\x1b[0m\\x07"
+    assert shorten("lone \ud800 surrogate", 100) == "lone \\ud800 surrogate"
 
 
 def test_the_last_lines_of_an_error():

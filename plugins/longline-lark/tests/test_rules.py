@@ -6,6 +6,7 @@ import re
 import pytest
 
 from longline_lark.rules import Limit, NotFinite, RuleError, Stalled, parse
+from longline_lark.words import Words
 
 
 def fired(rule: str, events: list[dict]) -> list[int]:
@@ -135,3 +136,8 @@ def test_what_is_told():
     assert finding.see({"eval_loss": 2.0}) is None
     told = finding.see({"eval_loss": 2.5})
     assert told.values == {"metric": "eval_loss", "value": 2.5, "best": 2.0, "count": 1}
+
+
+def test_infinity_is_told_as_infinity_beside_nan():
+    told = parse("nan").see({"loss": math.inf, "a": math.nan, "b": math.nan, "c": -math.inf, "d": 1.0})
+    assert told.said(Words("en")) == "loss is infinity; a, b is NaN; c is -infinity"

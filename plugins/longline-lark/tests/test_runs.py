@@ -356,3 +356,28 @@ def test_no_folder_is_written_beside_the_run(lark, run_longline, tmp_path: Path,
     monkeypatch.chdir(tmp_path / "here")
     run_longline(plugins=[plugin(lark)], trainer={"max_steps": 1})
     assert list((tmp_path / "here").iterdir()) == []
+
+
+# --- what servers and models say ------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_answers_at_length_and_says_it_all_again(lark, run_longline, caplog, tmp_path):
+    lark.says = json.dumps({"data": "x" * 10_000_000, "msg": f"{lark.url} {SECRET}", "code": 0}).encode()
+    run_longline(plugins=[plugin(lark)])
+    assert lark.titles == ["run: started", "run: completed"]
+    lark.says = json.dumps({"msg": f"no such thing as {lark.url} \x1b[2J{SECRET}", "code": 7}).encode()
+    run_longline(plugins=[plugin(lark)], output_dir=str(tmp_path / "again"))
+    assert "Lark refused the message (HTTP 200, code 7: no such thing as **********" in caplog.text
+    for hidden in (SECRET, TOKEN, "\x1b"):
+        assert hidden not in caplog.text
+
+
+def test_what_a_model_wrote_is_shown_in_a_card_and_does_nothing(lark, run_longline, capsys):
+    odd = Alert("half \ud83d of\na pair", "red \x1b[31m and \u202ereversed")
+    outcome = run_longline(plugins=[plugin(lark), At(lambda run: run.hook.on_alert(run=run, alert=odd))])
+    assert outcome.result.status == "completed"
+    assert lark.titles[1] == "run: half \\ud83d of\\na pair"
+    assert "red \\x1b[31m and \\u202ereversed" in lark.text(1)
+    out = capsys.readouterr().out
+    assert "half \\ud83d of\\na pair" in out
+    assert "\x1b[31m" not in out

@@ -2,6 +2,7 @@
 
 import json
 import time
+from urllib.parse import quote
 
 import pytest
 from pydantic import SecretStr
@@ -133,3 +134,56 @@ def test_nothing_shows_url_or_secret(lark, dead_url):
     assert "hook/" not in shown
     assert SECRET not in shown
     assert "wrong-one" not in shown
+
+
+LONG = "x" * 10_000_000
+ANSWERS = {
+    "the code first": json.dumps({"code": 0, "data": LONG}),
+    "the code last": json.dumps({"data": {"a": [LONG]}, "msg": "", "code": 0}),
+    "an older bot's": json.dumps({"StatusCode": 0, "StatusMessage": LONG}),
+    "much white space": '{"code" : 0 }' + " " * 10_000_000,
+    "a code at the place where it is looked first": '{"msg": "'
+    + "x" * (64 * 1024 - 20)
+    + '", "code": 0, "data": "'
+    + LONG
+    + '"}',
+    "nested deeper than can be read": '{"code": 0, "data": ' + "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("body", ANSWERS.values(), ids=list(ANSWERS))
+def test_an_answer_may_be_long(lark, body):
+    lark.says = body.encode()
+    assert webhook(lark.url).post(PAYLOAD, 20).outcome == "delivered"
+    assert len(lark.cards) == 1
+
+
+def test_a_long_refusal_is_a_refusal(lark):
+    lark.says = json.dumps({"msg": LONG, "code": 19021}).encode()
+    answer = webhook(lark.url).post(PAYLOAD, 20)
+    assert (answer.outcome, "code 19021: xxx" in answer.reason, len(answer.reason) < 400) == ("refused", True, True)
+
+
+def test_what_never_says_a_code_is_given_up_and_not_sent_again(lark):
+    lark.says = b"<html>" + b"x" * (33 * 1024 * 1024)
+    answer = webhook(lark.url).post(PAYLOAD, 30)
+    assert (answer.outcome, answer.remedy) == ("refused", "check webhook_url")
+
+
+@pytest.mark.parametrize("before", ["", "x" * 150, "x" * 190])
+@pytest.mark.parametrize("change", [str, lambda text: text.replace("/", "\\/"), lambda text: quote(text, safe="")])
+def test_a_server_that_sends_back_url_and_secret_shows_neither(lark, before, change):
+    lark.says = json.dumps({"code": 9, "msg": f"{before} {change(lark.url)} {change(SECRET)} \x1b[2J\n{SECRET}"}).encode()
+    reason = webhook(lark.url).post(PAYLOAD, 5).reason
+    assert "code 9: " in reason
+    token = lark.url.rpartition("/")[2]
+    for part in (SECRET, token, token[:9], SECRET[:9], "\x1b", "\n"):
+        assert part not in reason
+
+
+def test_the_key_of_another_server_is_masked_wherever_it_stands():
+    url = "https://chat.example/services/T0001/B0002/k3yk3yk3yk3y?token=t0kent0ken"
+    shown = Credentials(SecretStr(url)).mask(f"{url} k3yk3yk3yk3y and t0kent0ken of chat.example/services")
+    assert "k3y" not in shown
+    assert "t0ken" not in shown
+    assert "chat.example/services" in shown

@@ -6,9 +6,10 @@ Everything in a card is plain text, never Markdown: an error's text may hold any
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from longline.text import one_line, showable
 
 Kind = Literal["start", "complete", "failed", "interrupted", "info", "warning", "error", "test"]
 Payload = dict[str, Any]
@@ -30,12 +31,10 @@ MAX_FACT = 200
 MAX_FACTS = 18
 MAX_TEXT = 4000
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One message: `facts` are (name, value) lines, `text` a block under them that is cut at its beginning when it is long."""
+    """One message: `facts` are (name, value) lines, `text` a block under them that loses its middle when it is long."""
 
     kind: Kind
     title: str
@@ -50,7 +49,8 @@ class Card:
         card = self
         while len(encode(card._payload())) > MAX_BYTES:
             if card.text:
-                card = replace(card, text=shorten(card.text, len(card.text.encode()) // 2, keep_end=True))
+                half = len(card.text.encode("utf-8", "replace")) // 2
+                card = replace(card, text=shorten(card.text, half, ends=True) if half > MAX_FACT else "")
             else:
                 card = replace(card, facts=card.facts[:-1])
         return card._payload()
@@ -58,14 +58,14 @@ class Card:
     def _payload(self) -> Payload:
         elements = [_fact(name, value) for name, value in self.facts[:MAX_FACTS]]
         if self.text:
-            elements += [*([{"tag": "hr"}] if self.facts else []), _text(shorten(self.text, MAX_TEXT, keep_end=True))]
+            elements += [*([{"tag": "hr"}] if self.facts else []), _text(shorten(self.text, MAX_TEXT, ends=True))]
         if self.link:
             behaviors = [{"type": "open_url", "default_url": self.link}]
             text = {"tag": "plain_text", "content": self.link_label}
             elements.append({"tag": "button", "type": "primary", "text": text, "behaviors": behaviors})
         if self.footer:
             elements.append(_text(shorten(self.footer, MAX_FACT), text_size="notation", text_color="grey"))
-        title = {"tag": "plain_text", "content": shorten(self.title, MAX_TITLE)}
+        title = {"tag": "plain_text", "content": shorten(one_line(self.title), MAX_TITLE)}
         header = {"title": title, "template": COLOURS[self.kind]}
         config = {"update_multi": True, "summary": title}
         card = {"schema": "2.0", "config": config, "header": header, "body": {"elements": elements}}
@@ -78,19 +78,27 @@ def _text(content: str, **style: str) -> Payload:
 
 def _fact(name: str, value: str) -> Payload:
     """A name and its value side by side."""
-    left = {"tag": "column", "width": "weighted", "weight": 1, "elements": [_text(name, text_color="grey")]}
+    left = {
+        "tag": "column",
+        "width": "weighted",
+        "weight": 1,
+        "elements": [_text(shorten(one_line(name), MAX_FACT), text_color="grey")],
+    }
     right = {"tag": "column", "width": "weighted", "weight": 3, "elements": [_text(shorten(value, MAX_FACT))]}
     return {"tag": "column_set", "columns": [left, right]}
 
 
-def shorten(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """Return at most about `limit` bytes of a text, without terminal colours and control characters; an ellipsis marks the cut."""
-    data = _CONTROL.sub("", text).strip().encode("utf-8", "replace")
+def shorten(text: str, limit: int, *, ends: bool = False) -> str:
+    """Return at most about `limit` bytes of a text that a card can hold; an ellipsis marks the cut.
+
+    With `ends` the middle is cut out: an error is called by its name at its beginning, and says what to do at its end.
+    """
+    data = showable(text).strip().encode()
     if len(data) <= limit:
         return data.decode()
-    cut = data[-limit:] if keep_end else data[:limit]
-    kept = cut.decode("utf-8", "ignore").strip()
-    return f"... {kept}" if keep_end else f"{kept} ..."
+    tail = limit - limit // 4 if ends else 0
+    first, last = (part.decode("utf-8", "ignore").strip() for part in (data[: limit - tail], data[len(data) - tail :]))
+    return f"{first} ... {last}".rstrip()
 
 
 def encode(payload: Payload) -> bytes:

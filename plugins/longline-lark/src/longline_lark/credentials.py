@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import SecretStr
 
 from longline import LonglineError
+from longline.config.secrets import Secrets
 from longline_lark.address import EXAMPLE, HOOK_PATH, url_fault
 from longline_lark.config import secret_fault
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 URL_VARIABLE = "LARK_WEBHOOK_URL"
 SECRET_VARIABLE = "LARK_SECRET"  # noqa: S105 - the name of a variable
-MASK = "**********"
+LIKE_A_KEY = 8
+"""How long a part of another server's url is that may be its key; a shorter one is a word."""
 
 WAYS_OUT = (
     f"export {URL_VARIABLE}={EXAMPLE} (in the group: Settings, Bots, Add Bot, Custom Bot); or write "
@@ -38,17 +40,19 @@ class Credentials:
     secret: SecretStr | None = None
 
     def values(self) -> list[str]:
-        """Return what must not be seen: the webhook, the token at its end, and the secret."""
+        """Return what must not be seen: the webhook, the parts of it that whoever is asked knows it by, and the secret."""
         url = self.url.get_secret_value()
-        token = urlsplit(url).path.removeprefix(HOOK_PATH).strip("/")
+        parts = urlsplit(url)
+        token = parts.path.removeprefix(HOOK_PATH).strip("/")
+        last = token.rpartition("/")[2]
+        queries = [value for _, value in parse_qsl(parts.query)]
         secret = self.secret.get_secret_value() if self.secret else ""
-        return [value for value in (url, token, secret) if len(value) >= 4]  # shorter ones stand inside ordinary words
+        found = [url, token, secret, parts.query, *(value for value in (last, *queries) if len(value) >= LIKE_A_KEY)]
+        return [value for value in dict.fromkeys(found) if len(value) >= 4]  # shorter ones stand inside ordinary words
 
     def mask(self, text: str) -> str:
-        """Return the text without them."""
-        for value in self.values():
-            text = text.replace(value, MASK)
-        return text
+        """Return the text without them, also where they are escaped as in a url or in JSON."""
+        return Secrets.collect([SecretStr(value) for value in self.values()]).mask(text)
 
 
 def find(config: LarkConfig, environ: Mapping[str, str]) -> Credentials:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from longline_lark.config import LarkConfig
 
 ERROR_LINES = 12
+LONG_ERROR = 1000
+"""Characters of an error above which a card may cut it."""
 MAX_METRICS = 8
 _SPEED = re.compile(r"_(?:runtime|per_second|model_preparation_time)$|\bTime taken\b|\bmfu")
 _DULL = {"epoch", "num_tokens", "learning_rate", "grad_norm", "total_flos", "num_input_tokens_seen"}
@@ -58,6 +60,7 @@ class Writer:
         words = self.words
         facts = [
             ("phase", error.phase if error else ""),
+            ("reason", error.reason if error else ""),
             ("duration", words.duration(seconds) if seconds is not None else ""),
             ("steps", number(summary.steps) if summary.steps else ""),
             ("epochs", f"{summary.epochs:.2f}" if summary.epochs else ""),
@@ -80,7 +83,7 @@ class Writer:
         words, mask = self.words, self.mask
         known = words.keys()
         said = [("run", self.name), ("project", self.project or ""), ("status", words[status])]
-        shown = [(words[name] if name in known else name, mask(value)) for name, value in [*said, *facts] if value]
+        shown = [(words[name] if name in known else mask(name), mask(value)) for name, value in [*said, *facts] if value]
         return Card(
             kind=kind,
             title=mask(f"{self.name}: {title or words[status]}"),
@@ -102,17 +105,21 @@ def test_card(config: LarkConfig, mask: Callable[[str], str]) -> Card:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An error as a card tells it: its last lines, and what the run was doing."""
+    """An error as a card tells it: its last lines, what the run was doing, and where those lines are many its `reason` in one."""
 
     text: str
     phase: str
+    reason: str = ""
 
     @classmethod
     def of(cls, error: BaseException, phase: str) -> Told:
         """Take Longline's own errors as they are printed, and the end of the traceback of all others."""
         own = isinstance(error, LonglineError)
         text = str(error) if own else "".join(traceback.format_exception(error))
-        return cls("\n".join(text.rstrip().splitlines()[-ERROR_LINES:]), phase)
+        reason = str(error) if own else "".join(traceback.format_exception_only(error))
+        first = reason.lstrip().split("\n")[0]
+        kept = "\n".join(text.rstrip().split("\n")[-ERROR_LINES:])
+        return cls(kept, phase, first if first not in kept or len(kept) > LONG_ERROR else "")
 
 
 def key_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:

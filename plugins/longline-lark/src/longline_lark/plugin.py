@@ -104,7 +104,7 @@ class LarkPlugin(Plugin):
         for rule in self.rules:
             finding = rule.see(logs)
             if finding:
-                text = self._write(run).words.say(finding.sentence, finding.values)
+                text = finding.said(self._write(run).words)
                 run.hook.on_alert(run=run, alert=Alert(rule.text, text, step=step))
 
     @hookimpl

@@ -16,7 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from operator import ge, gt, le, lt
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    from longline_lark.words import Words
 
 COMPARE = {">": gt, ">=": ge, "<": lt, "<=": le}
 UNITS = ("evaluations", "evaluation", "logs", "log", "times", "time")
@@ -37,10 +40,15 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Why a rule fired: the key of a sentence in `words`, and what stands in it."""
+    """Why a rule fired: the key of a sentence in `words`, and what stands in it, and in further ones like it."""
 
     sentence: str
     values: dict[str, Any]
+    more: tuple[dict[str, Any], ...] = ()
+
+    def said(self, words: Words) -> str:
+        """Say it in a language."""
+        return "; ".join(words.say(self.sentence, values) for values in (self.values, *self.more))
 
 
 class Rule(Protocol):
@@ -136,7 +144,11 @@ class NotFinite:
         found = {name: value for name, value in numbers(logs).items() if self.metric in (None, name)}
         new = [name for name, value in found.items() if not math.isfinite(value) and name not in self.bad]
         self.bad = [name for name in self.bad if not math.isfinite(found.get(name, math.nan))] + new
-        return Finding("not_finite", {"metric": ", ".join(new), "value": found[new[0]]}) if new else None
+        alike: dict[str, list[str]] = {}  # infinity is told as such, and NaN as NaN
+        for name in new:
+            alike.setdefault(str(found[name]), []).append(name)
+        first, *more = [{"metric": ", ".join(names), "value": float(value)} for value, names in alike.items()] or [{}]
+        return Finding("not_finite", first, tuple(more)) if new else None
 
 
 # --- the grammar --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import ssl
 import time
 from dataclasses import dataclass
@@ -20,16 +21,24 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
+from longline.text import one_line
 from longline_lark import __version__
 from longline_lark.address import host, is_loopback
-from longline_lark.cards import Payload, encode
+from longline_lark.cards import Payload, encode, shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from longline_lark.credentials import Credentials
 
 MAX_ANSWER = 64 * 1024
+"""Bytes after which it is looked whether an answer has said its code already, so that the rest need not come."""
+LONGEST_ANSWER = 32 * 1024 * 1024
+MAX_SAID = 200
+"""Bytes of what a server says that are told."""
 LIMITED = {11232, 99991400}
 """Codes that say: too many requests, come back later."""
+_OPENS, _COLON, _COMMA = (re.compile(rf"\s*{mark}\s*") for mark in (r"\ufeff?\s*\{", ":", ","))
 REMEDIES = {
     9499: "Lark cannot read the message; this is a fault of longline-lark, please report it",
     19001: "the webhook's token is unknown: copy the webhook again from the bot's page, the bot may have been removed",
@@ -71,9 +80,6 @@ class Webhook:
         """Send one message, signed now; waits at most about `timeout` seconds for each part of the exchange."""
         try:
             return self._post(payload, timeout)
-        except HTTPError as error:
-            with error:
-                return judge(error.code, error.headers, _read(error, timeout))
         except URLError as error:
             return Answer("again", self._told(error.reason))
         except (OSError, HTTPException) as error:
@@ -87,8 +93,16 @@ class Webhook:
         headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": f"longline-lark/{__version__}"}
         url = self._credentials.url.get_secret_value()
         request = Request(url, data=encode(self._signed(payload)), headers=headers, method="POST")  # noqa: S310 - checked by address
-        with self._opener.open(request, timeout=timeout) as response:
-            return judge(response.status, response.headers, _read(response, timeout))
+        try:
+            response = self._opener.open(request, timeout=timeout)
+        except HTTPError as error:  # an answer like any other
+            response = error
+        with response:
+            return judge(response.status, response.headers, _read(response, timeout), self._shown)
+
+    def _shown(self, text: str) -> str:
+        """What somebody else says, as it may be told: a server may send back what it was sent. Masked before it is cut."""
+        return shorten(one_line(self._credentials.mask(text)), MAX_SAID)
 
     def _signed(self, payload: Payload) -> Payload:
         if self._credentials.secret is None:
@@ -102,8 +116,7 @@ class Webhook:
             return f"{self.host} did not answer in time"
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"the certificate of {self.host} cannot be verified: {error.verify_message}"
-        text = str(error) or type(error).__name__
-        return f"{self.host} cannot be reached: {self._credentials.mask(text)}"
+        return f"{self.host} cannot be reached: {self._shown(str(error) or type(error).__name__)}"
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -115,30 +128,44 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def _read(response: Any, timeout: float) -> bytes:
-    """Read a short answer; one that drips is given up, one that breaks off raises."""
+    """Read an answer until it has said its code; one that drips is given up, one that breaks off raises.
+
+    Only what is no answer of Lark's is long. It is read all the same: who takes a message and answers with a megabyte has taken it,
+    and would get it again.
+    """
     deadline = time.monotonic() + timeout
-    data = b""
-    while len(data) < MAX_ANSWER and (part := response.read1(8192)):
+    data = bytearray()
+    looked = False
+    while len(data) < LONGEST_ANSWER and (part := response.read1(64 * 1024)):
         data += part
         if time.monotonic() > deadline:
             raise TimeoutError
-    if response.length:  # what was announced and never came
+        if len(data) >= MAX_ANSWER and not looked:
+            looked = True
+            if _code(data)[0] is not None:
+                return bytes(data)
+    if response.length and len(data) < LONGEST_ANSWER:  # what was announced and never came
         raise ConnectionResetError("the connection was closed in the middle of the answer")
-    return data
+    return bytes(data)
 
 
-def judge(status: int, headers: Message, body: bytes) -> Answer:
-    """Decide what an answer means: by the code in its body, which Lark also sends with status 200, else by the status."""
+def judge(status: int, headers: Message, body: bytes, shown: Callable[[str], str]) -> Answer:
+    """Decide what an answer means: by the code in its body, which Lark also sends with status 200, else by the status.
+
+    `shown` makes of what the server says what may be told.
+    """
     code, message = _code(body)
     if status == 200 and code == 0:
         return Answer("delivered")
-    said = f"HTTP {status}" + (f", code {code}: {message}" if code is not None else "")
+    said = f"HTTP {status}" + (f", code {code}: {shown(message)}" if code is not None else "")
     if status == 429 or code in LIMITED or (code == 9499 and "too many" in message.lower()):
         return Answer("again", f"Lark asks to send less often ({said})", wait=_wait(headers))
     if status >= 500:
         return Answer("again", f"Lark has trouble ({said})", wait=_wait(headers))
     if code is not None:
         return Answer("refused", f"Lark refused the message ({said})", REMEDIES.get(code, "see the bot's page in the group"))
+    if status == 200 and len(body) >= LONGEST_ANSWER:
+        return Answer("refused", f"the answer is not Lark's: {len(body):,} bytes without a code", "check webhook_url")
     if status == 200:
         return Answer("again", "the answer is not Lark's: status 200 without a code; is there a proxy or a login page between?")
     if 300 <= status < 400:
@@ -146,18 +173,35 @@ def judge(status: int, headers: Message, body: bytes) -> Answer:
     return Answer("refused", f"the server refused the message ({said})", "check webhook_url")
 
 
-def _code(body: bytes) -> tuple[int | None, str]:
-    """Code and message of an answer; older bots answer with StatusCode and StatusMessage."""
-    try:
-        content = json.loads(body)
-    except ValueError:
-        return None, ""
-    if not isinstance(content, dict):
-        return None, ""
+def _code(body: bytes | bytearray) -> tuple[int | None, str]:
+    """Code and message of an answer, or of the beginning of one; older bots answer with StatusCode and StatusMessage."""
+    content = _fields(body.decode("utf-8", "replace"))
     old = "code" not in content
     code = content.get("StatusCode" if old else "code")
     message = content.get("StatusMessage" if old else "msg")
-    return (code if isinstance(code, int) else None), str(message or "")[:200]
+    return (code if isinstance(code, int) else None), str(message or "")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """The fields of a JSON object, as far as the text goes; none when it is something else."""
+    decoder, fields = json.JSONDecoder(), {}
+    begin = _OPENS.match(text)
+    at = begin.end() if begin else -1
+    while at >= 0:
+        try:
+            name, at = decoder.raw_decode(text, at)
+            colon = _COLON.match(text, at)
+            if colon is None or not isinstance(name, str):
+                break
+            value, at = decoder.raw_decode(text, colon.end())
+            if at == len(text):  # an object would go on, so this may be half a number
+                break
+            fields[name] = value
+        except (ValueError, RecursionError):
+            break
+        comma = _COMMA.match(text, at)
+        at = comma.end() if comma else -1
+    return fields
 
 
 def _wait(headers: Message) -> float:
