@@ -325,20 +325,17 @@ def best_attention(section: ModelSection, output: Output = "tokens") -> tuple[st
     return next(name for name in BEST if name in has), model_class.__name__
 
 
-def require_isolation(model: PreTrainedModel) -> None:
-    """Refuse packing for models that carry state past position ids (Mamba, linear attention and their hybrids).
+def switch_cache(config: PretrainedConfig, on: bool) -> None:
+    """Let a model keep keys and values or not, its text part too where that has a config of its own, which the trainer forgets.
 
-    Raises:
-        ModelError: some layer is not an attention layer.
+    With a cache transformers no longer tells packed samples apart, and it takes memory.
     """
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    foreign = sorted(kind for kind in kinds if not kind.endswith(("full_attention", "sliding_attention", "chunked_attention")))
-    if foreign or upstream.is_stateful(model):
-        what = ", ".join(foreign) or "recurrent state"
-        raise ModelError(
-            f"data.packing: {config.model_type} has {what}, which packed samples would share", hint="packing: false"
-        )
+    if hasattr(config, "use_cache"):
+        config.use_cache = on
+    for name in config.sub_configs:
+        part: Any = getattr(config, name, None)
+        if hasattr(part, "sub_configs"):
+            switch_cache(part, on)
 
 
 def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

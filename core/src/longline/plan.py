@@ -254,7 +254,7 @@ def _packing(config: Config, method: Method) -> tuple[PackingLayout | None, str]
     packing: PackingLayout | None = attention.packing if attention else None
     if packing is None:
         raise ValueError(f"{config.model.attn_implementation} cannot isolate packed samples")  # check_config refuses it before
-    return packing, f"data.packing, isolated by {config.model.attn_implementation or BEST_ATTENTION.value}"
+    return packing, "data.packing, samples kept apart by attention"
 
 
 def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], list[Fact]]:

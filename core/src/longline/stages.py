@@ -208,8 +208,6 @@ def model(state: State, tokenizer: Any) -> Any:
     run, config = state.view, state.loaded.config
     made = load(state, config.model, tokenizer, POLICY)
     state.replan(state.plan.with_attention(str(upstream.attention_of(made)), type(made).__name__))
-    if state.plan.packing:
-        models.require_isolation(made)
     run.hook.post_model_load(run=run, model=made, role=POLICY)
     if config.adapter is None:
         return made
@@ -261,6 +259,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     """Build the trainer of the method, with what plugins and core answer, and place the further models."""
     from transformers import EarlyStoppingCallback
 
+    from longline.model import switch_cache
     from longline.trainers import Parts
 
     state.phase = "trainer"
@@ -279,6 +278,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     loss = run.hook.provide_loss(run=run, model=made.model)
     built: Any = run.method.build(parts, args)
     built.attach(run, loss, parts.describe_rows)
+    switch_cache(made.model.config, bool(args.use_cache))
     for further in state.further:
         built.place(further)
     state.trainer = built
@@ -290,11 +290,13 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
 
 def save(state: State, trainer: Any) -> None:
     """Write the final model, whole or not at all; every rank takes part in gathering shards."""
+    from longline.model import switch_cache
+
     state.phase = "save"
     run, plan, config = state.view, state.plan, state.loaded.config
     bare = trainer.accelerator.unwrap_model(trainer.model)
     # The trainer switched the cache off; whoever loads the model wants to generate with it.
-    bare.config.use_cache = True
+    switch_cache(bare.config, on=True)
     run.hook.pre_save(run=run, model=bare)
     if state.is_main:
         adapter = config.adapter.type if config.adapter else None

@@ -127,11 +127,6 @@ def attentions_of(model_class: Any, names: Iterable[str]) -> list[str]:
     return [name for name, flag in flags.items() if flag is None or getattr(model_class, f"_supports_{flag}", False)]
 
 
-def is_stateful(model: PreTrainedModel) -> bool:
-    """Whether a model carries state from token to token beside a cache of keys and values."""
-    return bool(getattr(model, "_is_stateful", False))
-
-
 def has_common_loss(model: Any) -> bool:
     """Whether a bare model's loss is the one that causal language models share, and nobody has replaced it."""
     from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
@@ -326,11 +321,6 @@ def _source_is(name: str, file: str) -> Callable[[], bool]:
     return lambda: inspect.getfile(resolve_name(name.replace(".", ":", 1))).replace("\\", "/").endswith(f"/{file}")
 
 
-def _says_stateful() -> bool:
-    plain, recurrent = resolve_name("transformers:PreTrainedModel"), resolve_name("transformers:MambaForCausalLM")
-    return plain._is_stateful is False and is_stateful(recurrent)
-
-
 def _class_is_in_the_mapping() -> bool:
     auto, config = resolve_name("transformers:AutoModelForCausalLM"), resolve_name("transformers:LlamaConfig")
     return class_of(auto, config()) is resolve_name("transformers:LlamaForCausalLM")
@@ -431,7 +421,6 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "a class says in it, and in _supports_flash_attn and _supports_flex_attn, which attention it has beside eager",
         _classes_declare_attention,
     ),
-    _transformers("PreTrainedModel._is_stateful", "classes with recurrent state say so, all others have False", _says_stateful),
     _transformers(
         "PreTrainedModel.hf_quantizer",
         "it, quantization_method and the config's quantization_config are all that marks a model as quantised",

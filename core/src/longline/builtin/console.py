@@ -6,7 +6,7 @@ On a terminal the line moves; elsewhere (a file, CI, a batch job) each log event
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from longline.data import Prepared
-    from longline.events import Alert, Status, Summary
+    from longline.events import Alert, Role, Status, Summary
+    from longline.methods.base import Fact
     from longline.plugins.run import Run
 
 ALERT_STYLES = {"info": "blue", "warning": "yellow", "error": "bold red"}
@@ -36,6 +37,8 @@ class Console:
         self.alerts = alerts or Alerts()
         self.progress: Progress | None = None
         self.task: Any = None
+        self.facts: Sequence[Fact] = ()
+        """What was printed of the plan when the run began."""
         self.last: dict[str, float] = {}
         self.rate = Rate()
         self.max_steps = 0
@@ -47,11 +50,19 @@ class Console:
         """Print every resolved fact and where it came from."""
         if run.is_main:
             self.console.print(f"[bold]longline[/bold] run {run.id}")
-            self._facts(run)
+            self.facts = run.plan.facts
+            self._print_facts(run, self.facts)
 
-    def _facts(self, run: Run) -> None:
-        name_width = max(len(fact.name) for fact in run.plan.facts)
-        for fact in run.plan.facts:
+    @hookimpl
+    def post_model_load(self, run: Run, role: Role) -> None:
+        """Print what the plan could not know of the model."""
+        if run.is_main and role == "policy" and self.facts:
+            named = {fact.name for fact in self.facts}
+            self._print_facts(run, [fact for fact in run.plan.facts if fact.name in named and fact not in self.facts])
+
+    def _print_facts(self, run: Run, facts: Sequence[Fact]) -> None:
+        name_width = max((len(fact.name) for fact in self.facts), default=0)
+        for fact in facts:
             why = f"  [dim]({escape(fact.why)})[/dim]" if fact.why != "config" else ""
             self.console.print(f"  {fact.name:<{name_width}}  {escape(run.mask(fact.value))}{why}")
 

@@ -27,6 +27,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     import torch
 
     from longline.inference import target as targets
+    from longline.model import switch_cache
 
     target = targets.find_target(str(run), "merge", checkpoint=checkpoint)
     if target.weights is None or target.loaded is None:
@@ -40,7 +41,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     section = target.section.model_copy(update={"quantization": None, "dtype": "float32"})
     model, tokenizer = targets.load(replace(target, section=section))
     merged = model.merge_and_unload().to(getattr(torch, recorded if dtype == "auto" else dtype))  # type: ignore[operator]
-    merged.config.use_cache = True
+    switch_cache(merged.config, on=True)
     view = target.state.view
     view.hook.pre_save(run=view, model=merged)
 

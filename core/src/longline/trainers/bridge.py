@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from longline.events import Completions
 from longline.parallel.ranks import most
 from longline.plugins.metrics import Metrics
+from longline.trainers.isolation import require_isolation
 from longline.trainers.plugin_states import restore
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
 
@@ -31,6 +32,8 @@ class HookBridge(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Training starts, with the state of a resumed run in place, plugins' own too."""
+        if self.run.plan.packing:
+            require_isolation(self.trainer)  # the model is on its device, sharded and wrapped only now
         self.trainer.count_tokens_from(state.log_history)
         restore(self.run.plugins, self.state.restored)
         if state.max_steps != self.run.plan.steps:  # a data loader of a plugin's own, or rows that were left out

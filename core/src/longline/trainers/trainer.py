@@ -167,6 +167,15 @@ class LonglineTrainer(Trainer):
         """Return the method's own loss and the model's outputs: the core's answer to provide_loss."""
         return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
 
+    def fed(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the model is fed for some rows: through the collator, and as every batch is prepared, but for the labels."""
+        return {name: value for name, value in self._prepare_inputs(self.data_collator(rows)).items() if name != "labels"}
+
+    def packed_logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """The logits [rows, length, vocabulary] that the loss would see, by which it is learnt whether packed samples mix."""
+        logits: torch.Tensor = self.model(**inputs).logits  # type: ignore[misc]
+        return logits
+
     def prediction_step(self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch; a loss that saves itself logits is told whether somebody wants them."""
         self.wants_logits = not prediction_loss_only
