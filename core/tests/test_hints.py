@@ -15,9 +15,9 @@ import pytest
 from safetensors import SafetensorError
 
 from longline.artifacts import not_written
-from longline.config.sections import AdapterSection, ModelSection
+from longline.config.sections import ModelSection
 from longline.errors import ModelError
-from longline.model import adapter_config, attach_adapter, load_model, load_tokenizer, model_kwargs
+from longline.model import load_model, load_tokenizer, model_kwargs
 from longline.testing import zoo
 
 
@@ -90,15 +90,6 @@ def test_an_attention_that_the_class_does_not_have(tmp_path):
     error = of_model(tmp_path, attn_implementation="sdpa")
     assert error.message == "model.attn_implementation: Gemma2ForCausalLM has no sdpa"
     assert error.hint.startswith("leave it out, or use eager or flex_attention")
-
-
-def test_modules_are_listed_only_for_an_adapter_that_fits_none():
-    def hint(**fields):
-        model, section = zoo.build("llama"), AdapterSection(r=2, **fields)
-        return refusal(lambda: attach_adapter(model, adapter_config(section))).hint
-
-    assert "q_proj" in hint(target_modules=["query"])
-    assert hint(target_modules=["q_proj"], layers_to_transform=[77]) is None
 
 
 def test_a_folder_of_gguf_files_asks_for_one(folder):

@@ -312,7 +312,7 @@ def test_adapters_reach_peft(run_longline, adapter, expected):
 
 
 def test_an_adapter_that_fits_nothing_names_what_would_fit(run_longline):
-    with pytest.raises(ModelError, match="down_proj, gate_proj"):
+    with pytest.raises(ConfigError, match="down_proj, gate_proj"):
         run_longline(adapter={"type": "lora", "target_modules": ["nothing_like_it"]})
 
 

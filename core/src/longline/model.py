@@ -7,7 +7,7 @@ its quantisation marks, since transformers refuses to train or save a model that
 from __future__ import annotations
 
 import json
-import re
+import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from longline.config.paths import is_template, looks_local
 from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from peft import PeftConfig
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -383,26 +383,13 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_che
         # A frozen embedding cuts the graph that recomputation needs.
         cast("Any", model).enable_input_require_grads()
     try:
-        adapted: PreTrainedModel = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # adapter_names refuses what a config names in vain; peft also warns of patterns that it made itself.
+            warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
+            adapted: PreTrainedModel = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError) as error:
-        leaves = sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)})
-        hint = None if _names_some(config, model) else f"target_modules could be: {', '.join(leaves)}"
-        raise ModelError(f"adapter: {error}", hint=hint) from error
+        raise ModelError(f"adapter: {error}") from error
     return adapted
-
-
-def _names_some(config: PeftConfig, model: PreTrainedModel) -> bool:
-    """Whether `target_modules` fits some module of the model: a regular expression, or ends of names."""
-    wanted: Any = getattr(config, "target_modules", None)
-    if isinstance(wanted, str):
-        return wanted == "all-linear" or any(re.fullmatch(wanted, name) for name, _ in model.named_modules())
-    return any(f".{name}".endswith(f".{end}") for name, _ in model.named_modules() for end in wanted or ())
-
-
-def _linear_layers(model: PreTrainedModel) -> Iterable[tuple[str, Any]]:
-    from torch import nn
-
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
 
 
 def count_parameters(model: PreTrainedModel) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from longline.plugins import plugin_problems, refuse_problems
 from longline.plugins.run import TRAINS
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from longline.data import Prepared
     from longline.events import Column, RewardFunction, Role
     from longline.plugins.run import State
@@ -214,9 +217,26 @@ def model(state: State, tokenizer: Any) -> Any:
     wanted = models.adapter_config(config.adapter, run.output)
     models.train_new_tokens(wanted, config.model, tokenizer)
     run.hook.pre_adapter_create(run=run, adapter_config=wanted)
-    made = models.attach_adapter(made, wanted, activation_checkpointing=state.plan.checkpointing)
+    made = _adapted(state, made, wanted)
     run.hook.post_adapter_create(run=run, model=made)
     return made
+
+
+def _adapted(state: State, made: Any, wanted: PeftConfig) -> Any:
+    """Put the adapter on, if every name in it matches something."""
+    from longline import adapter_names
+    from longline import model as models
+
+    names, asked = adapter_names.Names.of(made), deepcopy(wanted)
+    try:
+        return models.attach_adapter(made, wanted, activation_checkpointing=state.plan.checkpointing)
+    finally:  # also where peft raises: a name that matches nothing is the better reason
+        adapter_names.refuse_unmatched(state.loaded, asked, wanted, names)
+        if left := adapter_names.forgotten_experts(asked, wanted, names):
+            text = (
+                f"{', '.join(left)} are parameters, no modules; adapter.target_parameters: [{', '.join(left)}] trains them too"
+            )
+            state.view.alert("the experts get no adapter", text)
 
 
 def reference(state: State, args: Any, tokenizer: Any) -> Any:
