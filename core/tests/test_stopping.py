@@ -379,10 +379,18 @@ def test_a_ctrl_c_that_comes_twice_leaves_no_traceback(run_config):
             process.send_signal(signal.SIGINT)
             time.sleep(0.03)
         _, err = process.communicate(timeout=60)
-        # One that comes when Python has taken its handlers down ends the process itself, for which a shell says 130 as well.
-        assert process.returncode in (130, -signal.SIGINT), err
+        assert process.returncode == 130, err
         assert "Traceback" not in err
         assert err.strip().splitlines()[-1] == "stopped"
+
+
+def test_a_ctrl_c_while_a_dataclass_is_made_ends_with_130(tmp_path):
+    (tmp_path / "caught.py").write_text(
+        "from longline.process import signals\n"
+        "try:\n    exec('raise KeyboardInterrupt')\n"
+        "except KeyboardInterrupt:\n    signals.leave(130)\nraise SystemExit(130)\n"
+    )
+    assert subprocess.run([sys.executable, "-m", "caught"], cwd=tmp_path, check=False).returncode == 130
 
 
 def in_terminal(command: list[str]) -> tuple[int, int]:

@@ -133,6 +133,9 @@ def once() -> None:
 
 def leave(code: int) -> None:
     """From here on the process is ending with `code`: a Ctrl-C that came twice changes nothing, one that insists ends it now."""
+    # A KeyboardInterrupt inside an exec of text, as dataclasses do while they are imported, leaves Python a note of it although it
+    # was caught, and `python -m` then ends by SIGINT whatever its status is; the next such exec takes the note away.
+    exec("")  # noqa: S102
     begin = monotonic()
 
     def handle(_signum: int, _frame: FrameType | None) -> None:
