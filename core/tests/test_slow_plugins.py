@@ -2,11 +2,21 @@
 
 import json
 import logging
+import threading
 import time
 
-from longline import Plugin, PluginConfig, hookimpl
+import pytest
+
+from longline import ConfigError, Plugin, PluginConfig, hookimpl
+from longline.config.loader import load_config
 from longline.plugins import Bus, LoadedPlugin
 from longline.plugins.watch import Watch, watching
+
+
+class Main:
+    """As much of a run as a hook of the main rank needs."""
+
+    is_main = True
 
 
 class Slow(Plugin):
@@ -54,9 +64,6 @@ def test_secrets_do_not_appear_in_the_stack(caplog):
         def on_alert(self):
             time.sleep(0.4)  # hunter2
 
-    class Main:
-        is_main = True
-
     bus = Bus([LoadedPlugin.of(Napping(PluginConfig()), slow_after=0.1)])
     with caplog.at_level(logging.WARNING), watching(bus, lambda text: text.replace("hunter2", "***")) as watch:
         bus.hook.on_alert(run=Main(), alert=None)
@@ -66,8 +73,6 @@ def test_secrets_do_not_appear_in_the_stack(caplog):
 
 
 def test_threads_that_ended_are_forgotten():
-    import threading
-
     bus = Bus([LoadedPlugin.of(Slow(PluginConfig()))])
     thread = threading.Thread(target=lambda: bus.frames.mine)
     thread.start()
@@ -78,8 +83,22 @@ def test_threads_that_ended_are_forgotten():
 
 
 def test_the_option_is_longlines_own(run_config):
-    from longline.config.loader import load_config
-
     loaded = load_config(run_config(plugins={"profiling": {"slow_after": 5}}))
     assert (loaded.config.plugins[0].slow_after, loaded.config.plugins[0].options) == (5.0, {})
     assert json.loads(loaded.config.plugins[0].model_dump_json())["slow_after"] == 5.0
+
+
+@pytest.mark.parametrize("seconds", [1e-12, 1e300])
+def test_a_limit_of_any_size_is_watched(seconds):
+    bus = Bus([LoadedPlugin.of(Slow(PluginConfig()), slow_after=seconds)])
+    with watching(bus, str) as watch:
+        bus.hook.on_step_end(run=Main(), step=1)
+    assert [answer.hook for answer in watch.slow] == (["on_step_end"] if seconds < 1 else [])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", ".inf", ".nan", "soon"])
+def test_a_limit_that_is_none_is_refused(value, run_config):
+    path = run_config(plugins={"profiling": {"slow_after": "VALUE"}})
+    path.write_text(path.read_text().replace("VALUE", value))
+    with pytest.raises(ConfigError, match=r"plugins\.profiling\.slow_after"):
+        load_config(path)

@@ -240,7 +240,7 @@ class PluginEntry(BaseModel):
     options: Annotated[dict[str, Any], Field(repr=False)] = {}  # may hold what the plugin will call a secret
     on_error: Literal["continue", "raise"] = "continue"
     """What happens when an `on_` hook of the plugin raises: training goes on, or it stops."""
-    slow_after: Annotated[float, Field(gt=0)] = 30.0
+    slow_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Seconds after which a hook that has not returned is told of, with where it is."""
 
     @property

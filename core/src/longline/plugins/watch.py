@@ -22,6 +22,8 @@ logger = logging.getLogger("longline.plugins")
 
 LOOKS = 10
 """How often a hook is looked at before it counts as slow."""
+OFTENEST, RAREST = 0.01, 60.0
+"""Seconds between two looks, whatever is asked for."""
 
 
 class Watch:
@@ -90,8 +92,10 @@ def watching(watched: Bus, mask: Callable[[str], str]) -> Iterator[Watch]:
         return
     done = threading.Event()
 
+    pause = min(max(min(limits) / LOOKS, OFTENEST), RAREST)
+
     def loop() -> None:
-        while not done.wait(min(limits) / LOOKS):
+        while not done.wait(pause):
             watch.look()
 
     thread = threading.Thread(target=loop, name="longline-watch", daemon=True)
