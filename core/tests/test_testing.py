@@ -129,7 +129,7 @@ def test_a_run_gives_its_log_manifest_and_hooks(run_longline):
 BUSY = {
     "file": ("open(__file__ + '.txt', 'w').close()", r"opens the file .*angler_file.py.txt$"),
     "socket": ("import socket; socket.socket().close()", "makes a socket"),
-    "thread": ("import threading; threading.Thread(target=print).start()", "starts a thread"),
+    "thread": ("import threading; threading.Thread(target=print, args=(chr(10),)).start()", "starts a thread"),
     "process": ("import subprocess; subprocess.run(['true'])", "starts the process true"),
     "heavy": ("import numpy", "imports numpy"),
     "slow": ("import time; time.sleep(0.06)", r"takes \d+ ms"),
