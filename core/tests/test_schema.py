@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
+import yaml
 from pydantic import BaseModel, SecretStr
 
 from longline.cli import run_cli
@@ -52,6 +53,7 @@ def errors(validator: jsonschema.Draft202012Validator, **changes: Any) -> list[s
         {},
         {"data": {"train": ["a", {"path": "b", "limit": 5}], "eval": {"path": "c"}}},
         {"trainer": {"learning_rate": 1e-4, "max_steps": "${STEPS}", "save_strategy": "epoch", "optim": "adamw_torch"}},
+        {"trainer": {"learning_rate": "5e-5", "weight_decay": "-.5E+2", "warmup_steps": "1.e-2", "save_strategy": False}},
         {"trainer": None, "plugins": None, "adapter": None},
         {"adapter": {"r": 4, "lora_alpha": 8, "target_modules": ["q"], "init_lora_weights": "pissa_niter_4"}},
         {"model": {"path": "a", "quantization": {"load_in_4bit": True}, "token": "${HF_TOKEN}", "dtype": "${DTYPE}"}},
@@ -74,6 +76,10 @@ def test_what_is_valid(validator: jsonschema.Draft202012Validator, changes: dict
         ({"data": {"train": [{"path": "a", "wieght": 1}]}}, "$.data.train"),
         ({"trainer": {"lerning_rate": 1}}, "$.trainer"),
         ({"trainer": {"learning_rate": "fast"}}, "$.trainer"),
+        ({"trainer": {"learning_rate": "5e"}}, "$.trainer"),
+        ({"trainer": {"learning_rate": "5e-5 a step"}}, "$.trainer"),
+        ({"trainer": {"max_steps": "5e3"}}, "$.trainer"),
+        ({"trainer": {"bf16": "5e3"}}, "$.trainer"),
         ({"trainer": {"output_dir": "x"}}, "$.trainer"),
         ({"adapter": {"lora_alfa": 1}}, "$.adapter"),
         ({"model": {"path": "a", "quantization": {"load": True}}}, "$.model.quantization"),
@@ -130,4 +136,7 @@ def test_the_starter_and_the_examples_are_valid(tmp_path: Path) -> None:
         node = parse(path.read_text(encoding="utf-8"), str(path))
         assert node is not None
         config = {**node.plain(), "plugins": []}  # which plugins are installed is another matter
+        assert [error.message for error in validator.iter_errors(config)] == [], path
+        # as an editor reads it: `1e-4` is a text for YAML 1.1
+        config = {**yaml.safe_load(path.read_text(encoding="utf-8")), "plugins": []}
         assert [error.message for error in validator.iter_errors(config)] == [], path

@@ -98,7 +98,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to, as written to the manifest: counts, seconds, and the last value of every metric."""
+    """What a run came to, as written to the manifest: counts, seconds, and the last value of every metric.
+
+    A resumed run goes on from `from_step` and `from_tokens`, which `steps` and `tokens` include; `train_seconds` are those since.
+    """
 
     steps: int = 0
     epochs: float = 0.0
@@ -106,3 +109,5 @@ class Summary:
     tokens: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    from_step: int = 0
+    from_tokens: int = 0

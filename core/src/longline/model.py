@@ -7,8 +7,10 @@ its quantisation marks, since transformers refuses to train or save a model that
 from __future__ import annotations
 
 import json
+import logging
+import os
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,13 +23,16 @@ from longline.config.paths import is_template, looks_local
 from longline.errors import LonglineError, ModelError, did_you_mean, remedy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from peft import PeftConfig
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from longline.config.sections import AdapterSection, ModelSection
     from longline.methods.base import Output
+
+
+logger = logging.getLogger("longline.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +288,16 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
         ModelError: the weights cannot be loaded, or `attn_implementation` was not taken.
     """
     loader = _auto_class(type(kwargs.get("config")), output)
-    model: PreTrainedModel = _loading("model", section, lambda: loader.from_pretrained(**kwargs))
+    # The sizes are compared here: of itself transformers says which differ in a table that nobody asked for.
+    own = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with quietly():
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = _loading(
+            "model", section, lambda: loader.from_pretrained(**{**kwargs, **own})
+        )
+    model, found = loaded
+    if found["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+        raise _other_sizes(section, model, found["mismatched_keys"])
+    _tell_of_random(section, model, found["missing_keys"], output)
     if kwargs.get("gguf_file"):
         # transformers refuses to train or save a model that carries them, though the weights are plain already.
         upstream.drop_quantisation_marks(model)
@@ -292,6 +306,38 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
     return model
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what transformers tells of a model that it loads or resizes out of sight, unless --debug wants to see it."""
+    from transformers import logging as library
+
+    before = library.get_verbosity()
+    library.set_verbosity(before if os.environ.get("LONGLINE_DEBUG") else logging.ERROR)
+    try:
+        yield
+    finally:
+        library.set_verbosity(before)
+
+
+def _other_sizes(section: ModelSection, model: PreTrainedModel, keys: Iterable[tuple[str, Any, Any]]) -> ModelError:
+    listed = [f"{name} is {list(there)}, not {list(wanted)}" for name, there, wanted in sorted(keys)]
+    what = f"{len(listed)} weights in {section.path} have other sizes than {type(model).__name__} by its config"
+    hint = "the weights and config.json are of different models, or model.overrides changes a size"
+    return ModelError(f"{what}: {_some(listed)}", hint=hint)
+
+
+def _tell_of_random(section: ModelSection, model: PreTrainedModel, missing: Iterable[str], output: Output) -> None:
+    """Say which weights start from random numbers; the head that gives a score always does, on a model of tokens."""
+    named = sorted(name for name in missing if output == "tokens" or name.startswith(f"{model.base_model_prefix}."))
+    if named:
+        text = f"{len(named)} weights of {type(model).__name__} are not in {section.path}, and start from random numbers"
+        logger.warning("warning: %s: %s", text, _some(named))
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _auto_class(config: type, output: Output) -> Any:
@@ -341,7 +387,8 @@ def switch_cache(config: PretrainedConfig, on: bool) -> None:
 def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Grow the embedding when tokens were added; never shrinks one that is padded to a round size."""
     if len(tokenizer) > cast("Any", model.get_input_embeddings()).num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        with quietly():
+            model.resize_token_embeddings(len(tokenizer))
 
 
 # --- adapter --------------------------------------------------------------------------------------------------------------------

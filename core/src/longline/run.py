@@ -240,6 +240,8 @@ def _manifest(state: State, status: str, exit_code: int | None) -> dict[str, Any
             "epochs": summary.epochs,
             "train_seconds": round(summary.train_seconds, 3),
             "tokens": summary.tokens,
+            "from_step": summary.from_step,
+            "from_tokens": summary.from_tokens,
             "metrics": summary.metrics,
         },
         "alerts": state.alerts(),

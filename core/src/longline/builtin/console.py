@@ -5,16 +5,18 @@ On a terminal the line moves; elsewhere (a file, CI, a batch job) each log event
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from longline import artifacts
 from longline.builtin.alerts import Alerts
+from longline.builtin.pace import PLAIN_SECONDS, Pace, duration
 from longline.hookspecs import hookimpl
 from longline.text import one_line, showable
 
@@ -35,13 +37,13 @@ class Console:
     def __init__(self, alerts: Alerts | None = None) -> None:
         self.console = RichConsole(soft_wrap=True, highlight=False)
         self.alerts = alerts or Alerts()
-        self.progress: Progress | None = None
-        self.task: Any = None
         self.facts: Sequence[Fact] = ()
         """What was printed of the plan when the run began."""
+        self.live: Live | None = None
         self.last: dict[str, float] = {}
-        self.rate = Rate()
-        self.max_steps = 0
+        self.pace = Pace()
+        self.step = self.max_steps = 0
+        self.evaluating = ""
 
     # --- before training --------------------------------------------------------------------------------------------------------
 
@@ -84,54 +86,81 @@ class Console:
             trainable, total = count_parameters(trainer.model)
             share = f"{100 * trainable / total:.2f} %" if total else "-"
             self.console.print(f"training {trainable:,} of {total:,} weights ({share}), {run.plan.steps} steps")
+            trainer.add_callback(_evaluation_watch(self))
 
     # --- while it trains --------------------------------------------------------------------------------------------------------
 
     @hookimpl
     def on_train_begin(self, run: Run, trainer: Any) -> None:
         """Start the live line."""
-        self.max_steps = trainer.state.max_steps
-        self.rate = Rate()
-        if not run.is_main or not self.console.is_terminal:
-            return
-        # Fits into 80 columns: what is cut off first would be the time that is left.
-        self.progress = Progress(
-            TextColumn("{task.completed}/{task.total}"),
-            BarColumn(bar_width=8),
-            TextColumn("{task.fields[metrics]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=self.console,
-        )
-        self.task = self.progress.add_task("train", total=self.max_steps, completed=trainer.state.global_step, metrics="")
-        self.progress.start()
+        self.step, self.max_steps = run.summary.from_step, trainer.state.max_steps
+        self.pace = Pace(run.summary.from_step, run.summary.from_tokens)
+        if run.is_main and self.console.is_terminal:
+            self.live = Live(get_renderable=self._line, console=self.console)
+            self.live.start()
 
     @hookimpl
     def on_step_end(self, step: int) -> None:
         """Move the line."""
-        if self.progress is not None:
-            self.progress.update(self.task, completed=step, metrics=self._metrics())
+        self.step = step
+        self.pace.stepped(step)
 
     @hookimpl
     def on_log(self, logs: Mapping[str, float], step: int) -> None:
         """Remember what the live line shows, or print a plain line."""
-        self.rate.update(step, logs.get("num_tokens"))
+        self.pace.logged(step, logs.get("num_tokens"))
         self.last = {**self.last, **logs}
-        if self.progress is None:
-            self.console.print(f"step {step}/{self.max_steps}  {_numbers(logs)}{self._pace(step, logs)}")
+        if self.live is None:
+            pace = self._pace(step) if "num_tokens" in logs else ""
+            self.console.print(f"step {step}/{self.max_steps}  {_numbers(logs)}{pace}")
         elif "eval_loss" in logs:
-            self.progress.console.print(f"step {step}: {_numbers(logs)}")
+            self._say(f"step {step}: {_numbers(logs)}")
 
-    def _metrics(self) -> str:
-        shown = [f"{name} {self.last[key]:{form}}" for key, (name, form) in LIVE.items() if key in self.last]
-        return " ".join([*shown, *([f"{self.rate.tokens:,.0f} tok/s"] if self.rate.tokens else [])])
+    def _say(self, text: str) -> None:
+        """Print above the live line, which is drawn again below as it is now."""
+        if self.live is not None:
+            self.live.refresh()
+        self.console.print(text)
 
-    def _pace(self, step: int, logs: Mapping[str, float]) -> str:
-        if "num_tokens" not in logs or not self.rate.tokens:
-            return ""
-        left = (self.max_steps - step) * self.rate.seconds_per_step
-        return f"  {self.rate.tokens:,.0f} tokens/s  {_duration(left)} left"
+    def evaluated(self, done: int, total: int | None) -> None:
+        """So many batches of an evaluation are done; it may take longer than a hundred steps."""
+        if done == 1:
+            self._evaluation_begun = self._told = perf_counter()
+        self.evaluating = f"evaluating {done}/{total}" if total else f"evaluating {done}"
+        now = perf_counter()
+        if self.live is None and now - self._told > PLAIN_SECONDS:
+            self._told = now
+            left = (now - self._evaluation_begun) / (done - 1) * (total - done) if total else None
+            tail = "" if left is None else f"  {duration(left)} left"
+            self.console.print(f"step {self.step}/{self.max_steps}  {self.evaluating}{tail}")
+
+    @hookimpl
+    def on_evaluate(self) -> None:
+        """Go on with the steps."""
+        self.evaluating = ""
+        self.pace.paused()
+
+    def _line(self) -> Text:
+        """The live line. What doesn't fit into the width of the terminal is left out whole, the least important first."""
+        share = self.step / self.max_steps if self.max_steps else 0.0
+        filled = round(BAR * share)
+        left = self.pace.left(self.step, self.max_steps)
+        parts = [
+            (0, f"{self.step}/{self.max_steps}"),
+            (1, self.evaluating) if self.evaluating else (9, "━" * filled + "╌" * (BAR - filled)),
+            *((rank, f"{name} {self.last[key]:{form}}") for key, (name, form, rank) in LIVE.items() if key in self.last),
+            *([(6, f"{self.pace.tokens:,.0f} tok/s")] if self.pace.tokens else []),
+            (7, _clock(perf_counter() - self.pace.begun)),
+            *([(2, f"{_clock(left)} left")] if left is not None else []),
+        ]
+        while len(parts) > 1 and sum(len(text) + 1 for _, text in parts) > self.console.width:
+            parts.remove(max(parts))
+        return Text(" ".join(text for _, text in parts), no_wrap=True, overflow="ellipsis")
+
+    def _pace(self, step: int) -> str:
+        left = self.pace.left(step, self.max_steps)
+        tokens = f"  {self.pace.tokens:,.0f} tokens/s" if self.pace.tokens else ""
+        return tokens if left is None else f"{tokens}  {duration(left)} left"
 
     @hookimpl
     def on_alert(self, run: Run, alert: Alert) -> None:
@@ -139,7 +168,7 @@ class Console:
         style = ALERT_STYLES[alert.level]
         at = f" (step {alert.step})" if alert.step is not None else ""
         text = f": {escape(run.mask(alert.text))}" if alert.text else ""
-        self.console.print(f"[{style}]{alert.level}{at}: {escape(one_line(run.mask(alert.title)))}[/{style}]{text}")
+        self._say(f"[{style}]{alert.level}{at}: {escape(one_line(run.mask(alert.title)))}[/{style}]{text}")
 
     @hookimpl
     def on_fact(self, run: Run, name: str, value: str, why: str) -> None:
@@ -150,37 +179,38 @@ class Console:
     @hookimpl
     def on_checkpoint(self, path: Path) -> None:
         """Name the checkpoint."""
-        self.console.print(f"saved {escape(showable(str(path)))}")
+        self.pace.paused()
+        self._say(f"saved {escape(showable(str(path)))}")
 
     @hookimpl
     def on_train_end(self) -> None:
         """End the live line."""
-        self._stop_progress()
+        self._end_line()
 
     @hookimpl
     def on_error(self) -> None:
         """End the live line before the error is printed."""
-        self._stop_progress()
+        self._end_line()
 
-    def _stop_progress(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+    def _end_line(self) -> None:
+        self.evaluating = ""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
     # --- after it ---------------------------------------------------------------------------------------------------------------
 
     @hookimpl
     def on_run_end(self, run: Run, status: Status, summary: Summary) -> None:
         """Print how it ended, where everything lies, and what the hooks cost."""
-        self._stop_progress()
+        self._end_line()
         if not run.is_main:
             return
         loss = summary.metrics.get("train_loss", summary.metrics.get("loss"))
         tail = f", train loss {loss:.4g}" if loss is not None else ""
         evaluated = summary.metrics.get("eval_loss")
         tail += f", eval loss {evaluated:.4g}" if evaluated is not None else ""
-        took = f"{summary.steps} steps, {summary.tokens:,} tokens in {_duration(summary.train_seconds)}"
-        self.console.print(f"[bold]{status}[/bold]: {took}{tail}")
+        self.console.print(f"[bold]{status}[/bold]: {_took(summary)}{tail}")
         if summary.train_seconds:
             self.console.print(run.account.table(summary.train_seconds))
         for level in ("error", "warning"):
@@ -193,15 +223,17 @@ class Console:
             self.console.print("  go on with the same command and --resume")
 
 
+BAR = 8
+"""How wide the bar is."""
 LIVE = {
-    "loss": ("loss", ".3f"),
-    "eval_loss": ("eval", ".3f"),
-    "rewards/margins": ("margin", ".2f"),
-    "margin": ("margin", ".2f"),
-    "reward": ("reward", ".2f"),
-    "learning_rate": ("lr", ".1e"),
+    "loss": ("loss", ".3f", 3),
+    "eval_loss": ("eval", ".3f", 5),
+    "rewards/margins": ("margin", ".2f", 4),
+    "margin": ("margin", ".2f", 4),
+    "reward": ("reward", ".2f", 4),
+    "learning_rate": ("lr", ".1e", 8),
 }
-"""What the live line shows, under which name and how: as much as fits into 80 columns for each method."""
+"""What the live line shows, under which name and how, and how soon it is left out: the highest number first."""
 PLAIN = (
     *("loss", "reward", "reward_std", "rewards/margins", "rewards/accuracies", "margin", "accuracy", "kl"),
     *("completions/mean_length", "learning_rate", "grad_norm", "runtime", "epoch"),
@@ -218,32 +250,34 @@ def _numbers(logs: Mapping[str, Any]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _clock(seconds: float) -> str:
+    """Seconds as a clock shows them: a line that moves shall not change its width."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
 
 
-class Rate:
-    """Tokens and steps a second between the last two log events."""
+def _took(summary: Summary) -> str:
+    """How much was trained in what time; of a resumed run, the time is that of its last part."""
+    steps, tokens = summary.steps - summary.from_step, summary.tokens - summary.from_tokens
+    whole = f"{summary.steps} steps, {summary.tokens:,} tokens"
+    if not summary.from_step:
+        return f"{whole} in {duration(summary.train_seconds)}"
+    return f"{whole}; of these {steps} steps, {tokens:,} tokens in {duration(summary.train_seconds)} since the resume"
 
-    def __init__(self) -> None:
-        self.time = time.perf_counter()
-        self.step = 0
-        self.count = 0.0
-        self.tokens = 0.0
-        self.seconds_per_step = 0.0
 
-    def update(self, step: int, tokens: float | None) -> None:
-        """Take in one log event; those without a token count are evaluations and the like."""
-        if tokens is None:
-            return
-        current = time.perf_counter()
-        if step > self.step and tokens >= self.count:
-            seconds = current - self.time
-            self.tokens = (tokens - self.count) / seconds
-            self.seconds_per_step = seconds / (step - self.step)
-        self.time, self.step, self.count = current, step, tokens
+def _evaluation_watch(console: Console) -> Any:
+    """A callback of the trainer: no hook tells of the batches of an evaluation."""
+    from transformers import TrainerCallback
+
+    class EvaluationWatch(TrainerCallback):
+        done = 0
+
+        def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any) -> None:
+            self.done += 1
+            console.evaluated(self.done, len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None)
+
+        def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            self.done = 0
+
+    return EvaluationWatch()

@@ -35,14 +35,19 @@ def command(
     from longline.data.kinds import load as load_kind
     from longline.inference import measures as measuring
     from longline.inference.answers import Sampling
-    from longline.inference.target import find_target, load
+    from longline.inference.target import find_target, load_weights, load_words
 
     found = find_target(target, "evaluate", overrides, base=base, checkpoint=checkpoint)
     measure = found.measuring()
     answer = found.answering() if generate else None
-    model, tokenizer = load(found)
+    # The rows first: whatever is wrong with them is told before a model is loaded, and so is a place that cannot be written.
+    place = output or (found.weights and found.run_dir and found.run_dir / "evaluation" / f"{found.weights.name}.json")
+    if place:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_words(found)
     rows = measuring.evaluation_rows(found, tokenizer)
-    measures: dict[str, Any] = measure(model, tokenizer, rows, batch_size)
+    model = load_weights(found, tokenizer)
+    measures: dict[str, Any] = measure(model, tokenizer, measuring.Awaited(rows), batch_size)
     answers: list[dict[str, Any]] = []
     if answer:
         sampling = Sampling(max_new_tokens=max_new_tokens)
@@ -53,9 +58,7 @@ def command(
     click.echo(f"{found.name} on {len(rows)} rows")
     for name, value in measures.items():
         click.echo(f"  {name:<20} {value:.6g}" if isinstance(value, float) else f"  {name:<20} {value}")
-    place = output or (found.weights and found.run_dir and found.run_dir / "evaluation" / f"{found.weights.name}.json")
     if place:
-        place.parent.mkdir(parents=True, exist_ok=True)
         content = {"model": found.name, "rows": len(rows), "measures": measures, "predictions": answers}
         write_atomically(place, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         click.echo(f"  written to           {place}")

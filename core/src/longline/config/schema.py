@@ -1,7 +1,7 @@
 """The JSON schema (draft 2020-12) of a config file, for editors: our sections, the libraries' fields, plugins' options.
 
 It describes what may be written, so the short forms of `data.train`, `rewards` and `plugins` are in it, and `${NAME}` wherever a
-number or a word is expected.
+number or a word is expected, and the text form of numbers such as 5e-5.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "description": "A value from the environment."}
 _REF = {"$ref": "#/$defs/Reference"}
+_EXPONENT = {
+    "type": "string",
+    "pattern": r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$",
+    "description": "A number such as 5e-5, which editors that read YAML 1.1 take for a text.",
+}
 
 
 def build_schema(option_models: Mapping[str, type[BaseModel]], methods: Mapping[str, Method]) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def build_schema(option_models: Mapping[str, type[BaseModel]], methods: Mapping[
     quantization["anyOf"] = [_library(fields.quantization_fields(), ()), {"type": "null"}]
     properties["plugins"] = {"description": properties["plugins"]["description"], **_plugins(option_models, definitions)}
     allowed: dict[str, Any] = _with_references(schema)
-    allowed["$defs"]["Reference"] = _REFERENCE
+    allowed["$defs"] |= {"Reference": _REFERENCE, "Exponent": _EXPONENT}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **allowed, "title": "Longline config"}
 
 
@@ -142,10 +147,12 @@ def _with_references(schema: Any) -> Any:
         return schema
     found = {key: value if key in {"default", "enum", "required"} else _with_references(value) for key, value in schema.items()}
     if isinstance(schema.get("type"), str) and schema["type"] in {"integer", "number", "boolean"}:
-        return _or_reference(found)
-    return _or_reference(found) if isinstance(schema.get("enum"), list) else found
+        return _or_reference(found, *([{"$ref": "#/$defs/Exponent"}] if schema["type"] == "number" else []))
+    if not isinstance(schema.get("enum"), list):
+        return found
+    return _or_reference(found, *([{"const": False}] if "no" in schema["enum"] else []))  # what YAML 1.1 makes of no
 
 
-def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:
+def _or_reference(schema: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
     outer: dict[str, Any] = {key: schema.pop(key) for key in ("title", "description", "default") if key in schema}
-    return {"anyOf": [schema, _REF], **outer}
+    return {"anyOf": [schema, *more, _REF], **outer}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longline import stages
+from longline.builtin.pace import Wait
 from longline.errors import ConfigError, DataError
 from longline.events import IGNORED
 
@@ -29,15 +30,29 @@ class Example:
     reference: str
 
 
-def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Prepare the evaluation data of a config, unpacked.
+class Awaited:
+    """Rows that tell a person how many of them have been asked for."""
 
-    Raises:
-        ConfigError: the target has no config, or the config no evaluation data.
-    """
-    if target.loaded is None:
-        raise ConfigError("there is no evaluation data without a config")
-    data = stages.data(target.state, tokenizer, alone=True).eval
+    def __init__(self, rows: Any) -> None:
+        self._rows, self._wait = rows, Wait("measured", len(rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int):
+            self._wait.over() if index + 1 == len(self) else self._wait.at(index)
+        return self._rows[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+
+def evaluation_rows(target: Target, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Prepare the evaluation data of a config, unpacked. Raises ConfigError when there is none."""
+    section = target.state.loaded.config.data
+    asked = section.eval or section.eval_fraction
+    data = stages.data(target.state, tokenizer, alone=True).eval if asked else None
     if data is None or not len(data):
         raise ConfigError("this config has no evaluation data", hint="set data.eval or data.eval_fraction")
     return data
@@ -97,7 +112,11 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Answer every example of `rows` by `answer`; returns prompt, reference, answer and whether they are the same to the letter."""
     cut = examples(rows, tokenizer, kind)
-    answers = dict(answer(model, tokenizer, [example.prompt for example in cut], sampling, batch_size))
+    wait, answers = Wait("answered", len(cut)), {}
+    for index, ids in answer(model, tokenizer, [example.prompt for example in cut], sampling, batch_size):
+        answers[index] = ids
+        wait.at(len(answers))
+    wait.over()
     return [
         {
             "prompt": tokenizer.decode(example.prompt, skip_special_tokens=False),

@@ -119,9 +119,22 @@ def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTra
     `auto` is what a run used, so that its numbers come out again; without a run it is bfloat16 where the device computes in it
     and float32 elsewhere, since nothing is trained here.
     """
-    section, state = target.section, target.state
+    tokenizer = load_words(target)
+    return load_weights(target, tokenizer, dtype), tokenizer
+
+
+def load_words(target: Target) -> PreTrainedTokenizerBase:
+    """Load the tokenizer alone, for what can be refused before the model is loaded."""
     # What hooks did to the tokenizer was saved with it; they would do it a second time.
-    tokenizer = load_tokenizer(_tuned(section, target.weights)) if target.weights else stages.tokenizer(state)
+    loaded: PreTrainedTokenizerBase = (
+        load_tokenizer(_tuned(target.section, target.weights)) if target.weights else stages.tokenizer(target.state)
+    )
+    return loaded
+
+
+def load_weights(target: Target, tokenizer: PreTrainedTokenizerBase, dtype: Dtype = "auto") -> PreTrainedModel:
+    """Load the model as `load` does; `tokenizer` is the one that `load_words` gave."""
+    section, state = target.section, target.state
     chosen = dtype if dtype != "auto" else section.dtype
     if chosen == "auto" and target.run_dir:
         chosen = artifacts.read_manifest(target.run_dir)["plan"]["dtype"]
@@ -134,7 +147,7 @@ def load(target: Target, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTra
     if adapter:
         model = _put_on(model, target)
     ready: PreTrainedModel = model.to(state.plan.device).eval()
-    return ready, tokenizer
+    return ready
 
 
 def _tuned(section: ModelSection, weights: Path) -> ModelSection:

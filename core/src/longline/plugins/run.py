@@ -116,6 +116,10 @@ class State:
         metrics = {**self.summary.metrics, **values}
         self.summary = replace(self.summary, steps=step, epochs=epoch, tokens=tokens, metrics=metrics)
 
+    def begin_at(self, step: int, tokens: int) -> None:
+        """Training begins after `step`, up to which a resumed run had trained on `tokens`."""
+        self.summary = replace(self.summary, steps=step, tokens=tokens, from_step=step, from_tokens=tokens)
+
     def replan(self, plan: Plan) -> None:
         """Take a plan that was built anew, with what plugins have told so far."""
         known = {fact.name for fact in plan.facts}

@@ -84,7 +84,9 @@ def handling(stop: StopRequest, last_words: Callable[[int], None], *, talks: boo
         if not talks:
             return
         # os.write: print is not safe here if the signal came in the middle of one
-        os.write(2, f"\n{signal.Signals(signum).name}: {stop.doing}; once more stops at once\n".encode())
+        # On a terminal over the live line, and over the ^C in it: the line is drawn again below.
+        begin = "\r\x1b[2K" if os.isatty(2) else "\n"
+        os.write(2, f"{begin}{signal.Signals(signum).name}: {stop.doing}; once more stops at once\n".encode())
 
     with _watching(last_words), handlers(SIGNALS, handle):
         yield

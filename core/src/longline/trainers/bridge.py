@@ -34,7 +34,8 @@ class HookBridge(TrainerCallback):
         """Training starts, with the state of a resumed run in place, plugins' own too."""
         if self.run.plan.packing:
             require_isolation(self.trainer)  # the model is on its device, sharded and wrapped only now
-        self.trainer.count_tokens_from(state.log_history)
+        before = self.trainer.count_tokens_from(state.log_history)
+        self.state.begin_at(state.global_step, before)
         restore(self.run.plugins, self.state.restored)
         if state.max_steps != self.run.plan.steps:  # a data loader of a plugin's own, or rows that were left out
             self.state.replan(

@@ -190,10 +190,11 @@ class LonglineTrainer(Trainer):
             logs["num_tokens"] = int(self.accelerator.gather(self._tokens.reshape(1)).sum().item())
         super().log(logs, start_time)
 
-    def count_tokens_from(self, history: list[dict[str, float]]) -> None:
-        """Go on counting where the log of a resumed run ended."""
+    def count_tokens_from(self, history: list[dict[str, float]]) -> int:
+        """Go on counting where the log of a resumed run ended; returns how many tokens that is."""
         before = next((int(event["num_tokens"]) for event in reversed(history) if "num_tokens" in event), 0)
         self._tokens.fill_(before if self.is_world_process_zero() else 0)
+        return before
 
     # --- what was trained on ----------------------------------------------------------------------------------------------------
 
