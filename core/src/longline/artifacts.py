@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 STAGING = ".saving"
 """The folder of a run in which checkpoints and models are written before they get their name."""
 
-OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", "merged", "evaluation", STAGING)
+UNLIKE = "model-differs"
+"""The folder of a final model that was written, and when loaded again was another one than that in memory."""
+
+OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", UNLIKE, "merged", "evaluation", STAGING)
 """What a run writes into its folder, beside checkpoints and what plugins name in `Plugin.files`; `--overwrite` deletes these and
 nothing else."""
 
@@ -151,6 +154,11 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[11:]))
 
 
+def complete(run_dir: Path) -> str:
+    """The names of a run's checkpoints, for people."""
+    return ", ".join(path.name for path in checkpoints(run_dir)) or "none yet"
+
+
 def prune(run_dir: Path, limit: int | None, best: str | None) -> None:
     """Delete the oldest checkpoints beyond `limit`; the newest and the best always stay."""
     found = checkpoints(run_dir)
@@ -199,7 +207,7 @@ def not_written(error: Exception, final: Path) -> Exception:
         reason = f"{type(error).__name__}: {text.splitlines()[0]}"
     else:
         return error
-    kept = ", ".join(path.name for path in checkpoints(final.parent)) or "none yet"
+    kept = complete(final.parent)
     full = not isinstance(error, OSError) or _is_full(text)
     hint = f"{'free space' if full else 'let it be written'} and run again with --resume; complete checkpoints: {kept}"
     return TrainingError(f"cannot write {final}: {reason}", hint=hint)

@@ -384,13 +384,6 @@ def switch_cache(config: PretrainedConfig, on: bool) -> None:
             switch_cache(part, on)
 
 
-def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Grow the embedding when tokens were added; never shrinks one that is padded to a round size."""
-    if len(tokenizer) > cast("Any", model.get_input_embeddings()).num_embeddings:
-        with quietly():
-            model.resize_token_embeddings(len(tokenizer))
-
-
 # --- adapter --------------------------------------------------------------------------------------------------------------------
 
 
@@ -408,12 +401,6 @@ def adapter_config(section: AdapterSection, output: Output = "tokens") -> PeftCo
         return LoraConfig(task_type=TASKS[output], **{**fields, **kinds[section.type]})
     except (TypeError, ValueError) as error:
         raise ModelError(f"adapter: {error}") from error
-
-
-def train_new_tokens(config: PeftConfig, section: ModelSection, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let an adapter train the embeddings of tokens that the config added, which would stay random otherwise."""
-    if section.tokenizer.add_tokens and config.trainable_token_indices is None and config.modules_to_save is None:
-        config.trainable_token_indices = tokenizer.convert_tokens_to_ids(section.tokenizer.add_tokens)
 
 
 def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_checkpointing: bool = False) -> PreTrainedModel:
@@ -434,8 +421,27 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, *, activation_che
             # adapter_names refuses what a config names in vain; peft also warns of patterns that it made itself.
             warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
             adapted: PreTrainedModel = get_peft_model(model, config)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(f"adapter: {error}") from error
+    head = cast("Any", adapted).get_output_embeddings()
+    if head is not None and not hasattr(head, "bias"):
+        head.bias = None  # peft hides it where it trains rows of the head; trl asks for it
+    return adapted
+
+
+def put_on(model: PreTrainedModel, folder: Path, base: str) -> PreTrainedModel:
+    """Put the adapter that was saved in a folder on its base; `base` is what messages call that.
+
+    Raises:
+        ModelError: it does not fit, or cannot be read.
+    """
+    from peft import PeftModel
+
+    try:
+        adapted: PreTrainedModel = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ModelError(f"cannot put the adapter {folder} on {base}: {first}") from error
     return adapted
 
 

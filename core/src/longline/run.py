@@ -149,7 +149,7 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     data = stages.data(state, tokenizer)
     for warning in data.report.warnings:
         run.alert("data", warning)
-    model = stages.model(state, tokenizer)
+    model = stages.model(state, args, tokenizer)
     reference = stages.reference(state, args, tokenizer)
     trainer = stages.trainer(state, args, stages.Ingredients(tokenizer, data, model, reference, rewards))
     state.stop.check()  # a library may have swallowed what the signal raised

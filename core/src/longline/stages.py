@@ -9,14 +9,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from longline import artifacts, upstream
 from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
-from longline.errors import ConfigError, DataError, PluginError
+from longline.errors import ConfigError, DataError, PluginError, TrainingError
 from longline.methods import brought_by
 from longline.parallel import ranks
 from longline.plan import build_plan
@@ -26,6 +27,7 @@ from longline.plugins.run import TRAINS
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+    from longline.config.sections import AdapterSection
     from longline.data import Prepared
     from longline.events import Column, RewardFunction, Role
     from longline.plugins.run import State
@@ -181,7 +183,7 @@ def _split(state: State, prepared: Prepared, split: str) -> Any:
 # --- models ---------------------------------------------------------------------------------------------------------------------
 
 
-def load(state: State, section: ModelSection, tokenizer: Any, role: Role, dtype: str | None = None) -> Any:
+def load(state: State, section: ModelSection, role: Role, dtype: str | None = None) -> Any:
     """Load one model with its hooks; `post_model_load` is the caller's, who may have to do something first."""
     from transformers import set_seed
 
@@ -193,36 +195,46 @@ def load(state: State, section: ModelSection, tokenizer: Any, role: Role, dtype:
     set_seed(plan.seed)
     kwargs = models.model_kwargs(section, dtype or plan.dtype, run.output)
     run.hook.pre_model_load(run=run, model_kwargs=kwargs, role=role)
-    made = run.hook.provide_model(run=run, model_kwargs=kwargs, role=role)
-    if role in (POLICY, REFERENCE):
-        models.resize_embeddings(made, tokenizer)
-    return made
+    return run.hook.provide_model(run=run, model_kwargs=kwargs, role=role)
 
 
 POLICY, REFERENCE = "policy", "reference"
 
 
-def model(state: State, tokenizer: Any) -> Any:
+def model(state: State, args: Any, tokenizer: Any) -> Any:
     """Load the policy and put the adapter on."""
-    from longline import model as models
+    from longline import vocabulary
 
     state.phase = "model"
-    state.load_model = _loader(state, tokenizer)
+    state.load_model = _loader(state)
     run, config = state.view, state.loaded.config
-    made = load(state, config.model, tokenizer, POLICY)
+    made = load(state, config.model, POLICY)
+    rows = vocabulary.grow(made, tokenizer)
     state.replan(state.plan.with_attention(str(upstream.attention_of(made)), type(made).__name__))
     run.hook.post_model_load(run=run, model=made, role=POLICY)
-    if config.adapter is None:
-        return made
-    wanted = models.adapter_config(config.adapter, run.output)
-    models.train_new_tokens(wanted, config.model, tokenizer)
+    return made if config.adapter is None else _adapted(state, args, tokenizer, made, rows)
+
+
+def _adapted(state: State, args: Any, tokenizer: Any, bare: Any, rows: range) -> Any:
+    """The policy with its adapter on, which is seen to be the model that it was."""
+    from longline import likeness, vocabulary
+    from longline import model as models
+    from longline.adapters import start as starts
+
+    run, config = state.view, state.loaded.config
+    wanted = models.adapter_config(cast("AdapterSection", config.adapter), run.output)
+    added = tokenizer.convert_tokens_to_ids(config.model.tokenizer.add_tokens)
+    vocabulary.train_rows(wanted, bare, {*rows, *added})
     run.hook.pre_adapter_create(run=run, adapter_config=wanted)
-    made = _adapted(state, made, wanted)
+    tokens = likeness.sample(tokenizer)
+    before = likeness.tried(bare, tokens)
+    made = _attached(state, bare, wanted)
+    state.start = starts.settle(made, before, tokens, referred=run.method.has_reference(args))
     run.hook.post_adapter_create(run=run, model=made)
     return made
 
 
-def _adapted(state: State, made: Any, wanted: PeftConfig) -> Any:
+def _attached(state: State, made: Any, wanted: PeftConfig) -> Any:
     """Put the adapter on, if every name in it matches something."""
     from longline import adapter_names
     from longline import model as models
@@ -243,16 +255,22 @@ def reference(state: State, args: Any, tokenizer: Any) -> Any:
     """Load what the policy is compared with; under an adapter it is the policy with the adapter switched off."""
     if state.loaded.config.adapter is not None or not state.view.method.has_reference(args):
         return None
-    return _frozen(state, state.loaded.config.model, tokenizer, REFERENCE)
+    return _frozen(state, state.loaded.config.model, REFERENCE, tokenizer=tokenizer)
 
 
-def _frozen(state: State, section: ModelSection, tokenizer: Any, role: Role, dtype: str | None = None) -> Any:
-    made = load(state, section, tokenizer, role, dtype).requires_grad_(False).eval()
+def _frozen(state: State, section: ModelSection, role: Role, dtype: str | None = None, *, tokenizer: Any = None) -> Any:
+    """A further model, with rows for all tokens of the `tokenizer` if that is the one that it is asked in."""
+    from longline import vocabulary
+
+    made = load(state, section, role, dtype)
+    if tokenizer is not None:
+        vocabulary.grow(made, tokenizer)
+    made.requires_grad_(False).eval()
     state.view.hook.post_model_load(run=state.view, model=made, role=role)
     return made
 
 
-def _loader(state: State, tokenizer: Any) -> Callable[[str, Role, Mapping[str, Any]], Any]:
+def _loader(state: State) -> Callable[[str, Role, Mapping[str, Any]], Any]:
     """What `run.load_model` calls: a further model, placed as soon as there is a trainer that places."""
 
     def load_further(path: str, role: Role, options: Mapping[str, Any]) -> Any:
@@ -263,7 +281,7 @@ def _loader(state: State, tokenizer: Any) -> Callable[[str, Role, Mapping[str, A
         except ValidationError as error:
             raise ConfigError(f"run.load_model({path!r}): {explain_values(error)}") from error
         dtype = None if section.dtype == "auto" else section.dtype
-        made = _frozen(state, section, tokenizer, role, dtype)
+        made = _frozen(state, section, role, dtype)
         state.further.append(made)
         if state.trainer is not None:
             state.trainer.place(made)
@@ -297,7 +315,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     )
     loss = run.hook.provide_loss(run=run, model=made.model)
     built: Any = run.method.build(parts, args)
-    built.attach(run, loss, parts.describe_rows)
+    built.attach(run, loss, parts.describe_rows, state.start)
     switch_cache(made.model.config, bool(args.use_cache))
     for further in state.further:
         built.place(further)
@@ -308,8 +326,19 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     return built
 
 
+def shapers(state: State) -> str:
+    """The plugins that may make a loaded model another one than its files say."""
+    hooks = ("pre_model_load", "provide_model", "post_model_load")
+    return ", ".join(plugin.name for plugin in state.plugins if any(hasattr(plugin.instance, hook) for hook in hooks))
+
+
 def save(state: State, trainer: Any) -> None:
-    """Write the final model, whole or not at all; every rank takes part in gathering shards."""
+    """Write the final model, whole or not at all; every rank takes part in gathering shards.
+
+    Raises:
+        TrainingError: it cannot be written, or what was written is another model than the one in memory.
+    """
+    from longline import likeness
     from longline.model import switch_cache
 
     state.phase = "save"
@@ -318,12 +347,41 @@ def save(state: State, trainer: Any) -> None:
     # The trainer switched the cache off; whoever loads the model wants to generate with it.
     switch_cache(bare.config, on=True)
     run.hook.pre_save(run=run, model=bare)
+    # Shards are gathered by the wrapped model alone, and on all ranks.
+    whole = trainer.model_wrapped if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else bare
+    seen = likeness.tried(whole, likeness.sample(trainer.processing_class))
     if state.is_main:
         adapter = config.adapter.type if config.adapter else None
         # How fast it went, and whatever else plugins measure, is not what the model is like.
         metrics = {name: value for name, value in state.summary.metrics.items() if name not in state.added_metrics}
         card = artifacts.model_card(plan, config.model.path, adapter, metrics, state.resolved, state.told)
-        artifacts.save_model(plan.model_dir, trainer.save_final, card, lambda path: run.hook.post_save(run=run, path=path))
+
+        def finish(path: Path) -> None:
+            run.hook.post_save(run=run, path=path)
+            _load_again(state, trainer, bare, seen, path)
+
+        artifacts.save_model(plan.model_dir, trainer.save_final, card, finish)
     else:
         trainer.save_final(plan.model_dir)  # writes nothing
     trainer.accelerator.wait_for_everyone()
+
+
+def _load_again(state: State, trainer: Any, model: Any, seen: Any, path: Path) -> None:
+    """Compare what was saved in `path` with the logits of the model in memory; keep what is another under a name that says so."""
+    from longline import reload
+
+    run, plan, args = state.view, state.plan, trainer.args
+    saved = reload.Saved(path, state.loaded.config.model, plan.dtype, run.output)
+    try:
+        rounded = args.bf16 or args.fp16 or bool(args.tf32)
+        found = saved.differs(model, trainer.processing_class, seen, autocast=rounded)
+    except reload.NotComparedError as why:
+        run.alert("the saved model was not loaded again", str(why), "info")
+        return
+    text, shaping = f"the saved model is not the one that was trained: {found}", shapers(state)
+    if found and shaping:
+        run.alert("the saved model", f"{text}, where {shaping} does not take part when it is loaded")
+    elif found:
+        kept = plan.model_dir.with_name(artifacts.UNLIKE)
+        artifacts.publish(path, kept)
+        raise TrainingError(text, hint=f"it is kept in {kept}; complete checkpoints: {artifacts.complete(plan.output_dir)}")

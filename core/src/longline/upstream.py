@@ -164,6 +164,12 @@ def text_classes() -> tuple[Mapping[str, str], list[Mapping[str, str]]]:
     return auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, towers
 
 
+def has_partitioned_weights() -> bool:
+    """Whether DeepSpeed's stage 3 holds weights, of which a rank sees a part at most."""
+    enabled: Callable[[], bool] = resolve_name("transformers.integrations:is_deepspeed_zero3_enabled")
+    return enabled()
+
+
 # --- gguf -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +391,21 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "save_model writes weights, tokenizer and arguments through it on every rank, with a state dict where ranks have shards",
         reads(f"{_TRAINER}._save", takes=("output_dir", "state_dict"), says=("save_pretrained(", "TRAINING_ARGS_NAME")),
         reads(f"{_TRAINER}.save_model", takes=("output_dir", "_internal_call"), says=("self._save(output_dir",)),
+    ),
+    _transformers(
+        "Trainer._load_from_checkpoint",
+        "it loads the weights of a checkpoint into the model, and _load_best_model those of state.best_model_checkpoint",
+        reads(f"{_TRAINER}._load_from_checkpoint", takes=("resume_from_checkpoint", "model"), says=("model.load_adapter(",)),
+    ),
+    _transformers(
+        "Trainer._load_best_model",
+        "it loads the weights of state.best_model_checkpoint when training ends, and nothing else",
+        reads(f"{_TRAINER}._load_best_model", says=("model.load_adapter(self.state.best_model_checkpoint",)),
+    ),
+    _transformers(
+        "integrations.is_deepspeed_zero3_enabled",
+        "it says whether weights are partitioned when models are loaded",
+        reads("transformers:PreTrainedModel.resize_token_embeddings", says=("is_deepspeed_zero3_enabled()",)),
     ),
     _transformers(
         "Trainer.create_accelerator_and_postprocess",

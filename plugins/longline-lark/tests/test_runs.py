@@ -168,7 +168,7 @@ def test_other_commands_tell_nobody(lark, run_config):
     for command, titles in (("evaluate", 0), ("train", 1)):
         made = plugin(lark)
         state = open_run(loaded, command, [LoadedPlugin.of(made, "lark"), LoadedPlugin.of(Loud(PluginConfig()))])
-        stages.model(state, stages.tokenizer(state))
+        stages.model(state, stages.arguments(state), stages.tokenizer(state))
         made._close()
         assert len(lark.titles) == titles, command
 

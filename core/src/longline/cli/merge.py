@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from longline import artifacts
-from longline.errors import ConfigError
+from longline.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from longline.inference.target import Target
+    from longline.reload import Saved
 
 
 @click.command()
@@ -26,21 +31,21 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     """Merge the adapter of RUN, a run folder, into its base model. The sum is computed in float32."""
     import torch
 
+    from longline import likeness, stages
+    from longline.adapters.merging import merge
     from longline.inference import target as targets
     from longline.model import switch_cache
+    from longline.reload import Saved
 
-    target = targets.find_target(str(run), "merge", checkpoint=checkpoint)
-    if target.weights is None or target.loaded is None:
-        raise ConfigError(f"{run} is not a run folder: it has no run.json")
-    if not (target.weights / "adapter_config.json").is_file():
-        raise ConfigError(f"{target.weights} is no adapter: all weights were trained, it is a whole model already")
+    target, weights = _adapter(run, checkpoint)
     final = output or run / "merged"
     if final.exists() and output is not None:
         raise ConfigError(f"{final} exists", hint="choose another --output")
     recorded = artifacts.read_manifest(run)["plan"]["dtype"]
     section = target.section.model_copy(update={"quantization": None, "dtype": "float32"})
     model, tokenizer = targets.load(replace(target, section=section))
-    merged = model.merge_and_unload().to(getattr(torch, recorded if dtype == "auto" else dtype))  # type: ignore[operator]
+    written = recorded if dtype == "auto" else dtype
+    merged: Any = merge(model, likeness.sample(tokenizer)).to(getattr(torch, written))
     switch_cache(merged.config, on=True)
     view = target.state.view
     view.hook.pre_save(run=view, model=merged)
@@ -49,7 +54,41 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    card = (target.weights / "README.md").read_text(encoding="utf-8") if (target.weights / "README.md").is_file() else ""
+    card = (weights / "README.md").read_text(encoding="utf-8") if (weights / "README.md").is_file() else ""
     card = card.replace("library_name: peft", "library_name: transformers")
-    artifacts.save_model(final, write, card, lambda path: view.hook.post_save(run=view, path=path))
+
+    def finish(folder: Path) -> None:
+        view.hook.post_save(run=view, path=folder)
+        _load_again(Saved(folder, target.section, written, view.output), merged, tokenizer, stages.shapers(target.state))
+
+    artifacts.save_model(final, write, card, finish)
     click.echo(f"merged {target.name} with {target.section.path}, written to {final}")
+
+
+def _adapter(run: Path, checkpoint: str | None) -> tuple[Target, Path]:
+    """The run, and the folder of its adapter. Raises ConfigError where it has none."""
+    from longline.inference import target as targets
+
+    target = targets.find_target(str(run), "merge", checkpoint=checkpoint)
+    if target.weights is None or target.loaded is None:
+        raise ConfigError(f"{run} is not a run folder: it has no run.json")
+    if not (target.weights / "adapter_config.json").is_file():
+        raise ConfigError(f"{target.weights} is no adapter: all weights were trained, it is a whole model already")
+    return target, target.weights
+
+
+def _load_again(saved: Saved, model: Any, tokenizer: Any, shaping: str) -> None:
+    """Compare what was written with the model in memory. Raises TrainingError for another model."""
+    from longline import likeness
+    from longline.reload import NotComparedError
+
+    try:
+        found = saved.differs(model, tokenizer, likeness.tried(model, likeness.sample(tokenizer)))
+    except NotComparedError as why:
+        click.echo(f"not loaded again: {why}")
+        return
+    text = f"loaded again, the merged model is another one: {found}"
+    if found and shaping:
+        click.echo(f"{text}, where {shaping} does not take part when it is loaded")
+    elif found:
+        raise TrainingError(text, hint="nothing was written; use the adapter beside its base")

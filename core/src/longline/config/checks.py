@@ -180,6 +180,22 @@ def adapter_type(loaded: LoadedConfig) -> Iterator[Problem]:
             yield loaded.problem(f"contradicts adapter.type: {kind}", "adapter", field, hint="remove it, or use type: lora")
 
 
+MADE_ELSEWHERE = {
+    **dict.fromkeys(("eva", "corda"), "is computed from data, which Longline does not do"),
+    "loftq": "trains on a base that is quantised at the start, which the saved adapter does not hold",
+}
+
+
+@_check("adapter.init_lora_weights")
+def adapter_start(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Some starts need more than the model: without it peft starts as usual, or fails, or makes a base that nobody saves."""
+    adapter = loaded.config.adapter
+    start = (adapter.model_extra or {}).get("init_lora_weights") if adapter is not None else None
+    if start in MADE_ELSEWHERE:
+        hint = "use pissa, pissa_niter_16 or olora, or leave it out"
+        yield loaded.problem(f"{start} {MADE_ELSEWHERE[start]}", "adapter", "init_lora_weights", hint=hint)
+
+
 # --- data ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline import artifacts, stages, upstream
+from longline import artifacts, stages, upstream, vocabulary
 from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
-from longline.errors import ConfigError, ModelError
+from longline.errors import ConfigError
 from longline.methods import find
 from longline.methods.base import Method
-from longline.model import load_tokenizer
+from longline.model import load_tokenizer, put_on
 from longline.run import open_run
 
 if TYPE_CHECKING:
@@ -142,10 +142,11 @@ def load_weights(target: Target, tokenizer: PreTrainedTokenizerBase, dtype: Dtyp
         chosen = "bfloat16" if state.plan.machine.bfloat16 else "float32"
     adapter = target.weights is not None and (target.weights / "adapter_config.json").is_file()
     source = section if adapter or target.weights is None else _tuned(section, target.weights)
-    model = stages.load(state, source, tokenizer, stages.POLICY, chosen)
+    model = stages.load(state, source, stages.POLICY, chosen)
+    vocabulary.grow(model, tokenizer)
     state.view.hook.post_model_load(run=state.view, model=model, role=stages.POLICY)
-    if adapter:
-        model = _put_on(model, target)
+    if target.weights is not None and adapter:
+        model = put_on(model, target.weights, target.section.path)
     ready: PreTrainedModel = model.to(state.plan.device).eval()
     return ready
 
@@ -154,14 +155,3 @@ def _tuned(section: ModelSection, weights: Path) -> ModelSection:
     """The section for a folder that a run saved: everything the config changed is in the folder already."""
     keep = {"attn_implementation": section.attn_implementation, "trust_remote_code": section.trust_remote_code}
     return ModelSection(path=str(weights.absolute()), dtype=section.dtype, **keep)
-
-
-def _put_on(model: PreTrainedModel, target: Target) -> PreTrainedModel:
-    from peft import PeftModel
-
-    try:
-        adapted: PreTrainedModel = PeftModel.from_pretrained(model, str(target.weights))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ModelError(f"cannot put the adapter {target.weights} on {target.section.path}: {first}") from error
-    return adapted

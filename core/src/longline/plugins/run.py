@@ -86,6 +86,8 @@ class State:
         self.trainer: Any = None
         self.further: list[Any] = []
         """Models that were loaded beside policy and reference, to be placed by the trainer."""
+        self.start: dict[str, Any] = {}
+        """What the adapter took from the base when it began; empty if nothing."""
         self.load_model: Callable[[str, Role, Mapping[str, Any]], Any] | None = None
         """Set by the stages once a model can be loaded."""
         self.told: list[tuple[str, str, str]] = []

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from longline import artifacts, upstream
+from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
 from longline.trainers import plugin_states
@@ -47,6 +48,8 @@ class LonglineTrainer(Trainer):
     columns: Mapping[str, Any] = MappingProxyType({})
     """What the batch at hand holds beside the model's inputs: `row_ids` [rows, most samples], int64, on the CPU, -1 where a row has
     fewer; and the further columns that somebody asked for, on the device."""
+    start: starts.Start
+    """What the adapter took from the base when it began, empty if nothing; it is saved with the adapter."""
     wants_logits = False
     """Whether an evaluation is going on that needs the logits of all tokens."""
 
@@ -66,9 +69,12 @@ class LonglineTrainer(Trainer):
             processing_class=parts.tokenizer,
         )
 
-    def attach(self, run: Run, loss: Callable[..., Any], describe_rows: Callable[[list[int]], str]) -> None:
+    def attach(
+        self, run: Run, loss: Callable[..., Any], describe_rows: Callable[[list[int]], str], start: starts.Start
+    ) -> None:
         """Hand over what the constructor of a Trainer has no place for."""
         self.run = run
+        self.start = start
         self.loss_function = loss
         self.describe_rows = describe_rows
         self.stop_on_nonfinite = run.config.nonfinite_loss == "stop"
@@ -312,7 +318,20 @@ class LonglineTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Leave out training_args.bin: a pickle that may hold a hub token, and that nothing needs."""
         super()._save(output_dir, _gathered(state_dict))
-        (Path(str(output_dir or self.args.output_dir)) / upstream.ARGUMENTS_FILE).unlink(missing_ok=True)
+        folder = Path(str(output_dir or self.args.output_dir))
+        (folder / upstream.ARGUMENTS_FILE).unlink(missing_ok=True)
+        if self.start and self.args.should_save:
+            starts.pack(folder, self.start)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load an adapter, and what it had taken from the base; anything else as the base class does."""
+        if not starts.unpack(model or self.model, Path(resume_from_checkpoint), self.start):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """The same for the best checkpoint."""
+        if not starts.unpack(self.model, Path(str(self.state.best_model_checkpoint)), self.start):
+            super()._load_best_model()
 
     def _record_best(self, staging: Path, run_dir: Path) -> None:
         """The base class looked for the best checkpoint in the staging folder: name its real place, in the saved state too."""
