@@ -253,7 +253,7 @@ def test_tool_result_inside_an_answer_is_refused(template_tokenizer):
         "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>' }}"
         "{% elif m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
     )
-    with pytest.raises(TemplateError, match=r"message 3 \(tool\): the chat template writes it into the answer before it"):
+    with pytest.raises(TemplateError, match=r"message 2: the chat template writes tool results into it, and it can't be told"):
         ChatMasker(tokenizer).piece(conversation(CONVERSATIONS["tools"]), "assistant")
 
 

@@ -188,6 +188,9 @@ class DataSection(Section):
     """Without `eval`: the share of the training rows that is set aside for evaluation."""
     train_on: TrainOn | None = None
     """Which tokens are learnt: assistant turns (default for chat), the last one, the completion, or all."""
+    end_of_turn: str | list[str] = []
+    """The tokens that end an answer, where that can't be seen from the chat template; the first is put behind an answer that ends
+    without one."""
     max_length: Annotated[int, Field(ge=2)] = 1024
     """The longest sample, in tokens; with packing, the length of a pack."""
     too_long: Literal["truncate", "drop", "error"] = "truncate"

@@ -11,18 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from longline.data.ends import PROBE, Ends, SpecialTokens, stripped_end
+from longline.data.notes import Notes
 from longline.data.template import ChatTemplate, Rendering, TemplateError
 from longline.data.values import Conversation, Piece, alike
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
     from longline.config.sections import TrainOn
     from longline.data.values import Message, Span
 
-_PROBE = "longline probe"
 _THINK = "</think>"
 _NO_THOUGHT = re.compile(r"\s*(<think>)?\s*(</think>)?\s*")
 
@@ -43,31 +44,31 @@ def learnt_messages(conversation: Conversation, train_on: TrainOn) -> list[bool]
 class ChatMasker:
     """Finds the learnt spans of conversations for one tokenizer; remembers the headers that it worked out."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn: Sequence[str] = (), notes: Notes | None = None) -> None:
         self.template = ChatTemplate(tokenizer)
-        template = self.template.source()
-        added = {str(token.content): token.special for token in tokenizer.added_tokens_decoder.values()}
-        # Some end-of-turn tokens are added without being called special; that they stand in the template tells them.
-        tokens = {token for token, special in added.items() if special or token in template} | set(tokenizer.all_special_tokens)
-        # The longest first: a regular expression takes the first alternative that fits.
-        names = sorted((re.escape(token) for token in tokens if token.strip()), key=len, reverse=True)
-        self._last_token = re.compile(f"(?:{'|'.join(names)})\\Z") if names else None
-        self._first_token = re.compile(f"(?:{'|'.join(names)})") if names else None
+        self.tokens = SpecialTokens(tokenizer, self.template.source())
+        self.ends = Ends(self.tokens, self._probed, end_of_turn)
+        self.notes = Notes() if notes is None else notes
         self._headers: dict[Any, str] = {}
 
     def piece(self, conversation: Conversation, train_on: TrainOn) -> Piece:
         """Render a conversation and find what is learnt. Raises TemplateError when that can't be said for certain."""
         conversation, rendering = self._render(conversation)
+        rendering, added = self.ends.completed(rendering, conversation)
+        if added:
+            self.notes.add(f"{added!r} was put behind the last answer, which the chat template leaves open", warns=False)
         learnt = learnt_messages(conversation, train_on)
         if train_on == "all":
             return self._all_but(rendering, conversation, learnt)
+        answering = self._answering(rendering, conversation.messages)
         spans: list[Span] = []
         ends: list[int] = []
         for number, message in enumerate(conversation.messages):
             self._refuse_unwritten(rendering, conversation.messages, number)
             if not learnt[number]:
                 continue
-            found, end = self._message(rendering, conversation, number)
+            find = self._around_results if number in answering else self._message
+            found, end = find(rendering, conversation, number)
             if message["role"] == "assistant" and end is not None:
                 ends.append(end)
             spans.extend(span for span in found if span[0] < span[1])
@@ -80,14 +81,11 @@ class ChatMasker:
 
     def _render(self, conversation: Conversation) -> tuple[Conversation, Rendering]:
         """Render; a template that refuses a tool call gets its arguments as JSON text (DeepSeek), or an empty content."""
-        forms = [conversation, *_other_forms(conversation)]
-        refusal = TemplateError("")
-        for form in forms:
-            try:
-                return form, self.template.checked(form.messages, form.tools)
-            except TemplateError as error:
-                refusal = refusal if form is not conversation else error
-        raise refusal
+        return _first_form(conversation, self.template.checked)
+
+    def _probed(self, conversation: Conversation) -> Rendering:
+        """The same for a conversation that no row has, which need not be compared."""
+        return _first_form(conversation, self.template.render)[1]
 
     def _all_but(self, rendering: Rendering, conversation: Conversation, learnt: Sequence[bool]) -> Piece:
         """The whole text is learnt but for single messages; the terminators are still looked for, to be counted."""
@@ -98,7 +96,7 @@ class ChatMasker:
                 spans.append((start, region[0]))
                 start = region[1]
             elif message["role"] == "assistant" and number in rendering.regions:
-                end = self._end(rendering, rendering.regions[number][-1])[1]
+                end = self._end(rendering, conversation, number, rendering.regions[number][-1])[1]
                 ends.extend([] if end is None else [end])
         spans.append((start, len(rendering.text)))
         return Piece(rendering.text, [span for span in spans if span[0] < span[1]], ends, chat=True)
@@ -107,7 +105,7 @@ class ChatMasker:
         """The learnt spans of one message, and where its end-of-turn token starts if it has one."""
         message = conversation.messages[number]
         region = self._region(rendering, message, number)
-        stop, terminator = self._end(rendering, region)
+        stop, terminator = self._end(rendering, conversation, number, region)
         marked = [span for span in rendering.generated if region[0] <= span[0] and span[1] <= region[1]]
         if message["role"] != "assistant":
             start = self._content_start(rendering.text, region, message, number)
@@ -116,7 +114,7 @@ class ChatMasker:
             return [(region[0] + len(self._header(rendering, conversation, number, region)), stop)], terminator
         if rendering.text[marked[-1][1] : stop if terminator is None else terminator].strip():
             raise TemplateError(f"message {number + 1}: the template's generation block leaves out part of the answer")
-        return [*marked[:-1], (marked[-1][0], max(stop, _stripped_end(rendering.text, marked[-1])))], terminator
+        return [*marked[:-1], (marked[-1][0], max(stop, stripped_end(rendering.text, marked[-1])))], terminator
 
     def _region(self, rendering: Rendering, message: Message, number: int) -> Span:
         """The one stretch of text that a message wrote, which must hold what it says and calls."""
@@ -126,26 +124,35 @@ class ChatMasker:
         within = rendering.text[regions[0][0] : regions[0][1]]
         if (said := _said(message)) and said not in within:
             raise TemplateError(f"message {number + 1} ({message['role']}): the chat template does not write its content")
-        written = self._first_token.sub("", within) if self._first_token else within
+        written = self.tokens.without(within)
         for call in message.get("tool_calls") or ():
             name = (call.get("function") or call).get("name")
             if str(name) not in written:
                 raise TemplateError(f"message {number + 1}: the chat template leaves out its call of {name!r}")
         return regions[0]
 
+    def _end(self, rendering: Rendering, conversation: Conversation, number: int, region: Span) -> tuple[int, int | None]:
+        return self.ends.find(rendering, conversation.messages, number, region, conversation.tools)
+
+    @staticmethod
+    def _answering(rendering: Rendering, messages: Sequence[Message]) -> set[int]:
+        """The answers into which the template writes tool results (Gemma 4); a generation block says by itself what is whose."""
+        if rendering.generated:
+            return set()
+        inside = [n for n, message in enumerate(messages) if message["role"] == "tool" and n not in rendering.regions]
+        before = [max((other for other in range(n) if messages[other]["role"] == "assistant"), default=-1) for n in inside]
+        return {number for number in before if number in rendering.regions}
+
     @staticmethod
     def _refuse_unwritten(rendering: Rendering, messages: Sequence[Message], number: int) -> None:
-        """A message without a stretch of its own must stand elsewhere, but not in an answer: Gemma 4 puts tool results there.
-
-        A generation block says by itself what is the answer's.
-        """
+        """A message without a stretch of its own must stand elsewhere, but not in an answer, unless it is a tool result."""
         message, said = messages[number], _said(messages[number])
         if number in rendering.regions or not said:
             return
         if said not in rendering.text:
             raise TemplateError(f"message {number + 1} ({message['role']}): the chat template leaves it out")
         before = max((other for other in range(number) if messages[other]["role"] == "assistant"), default=None)
-        if rendering.generated or before is None or said in _said(messages[before]):
+        if rendering.generated or before is None or message["role"] == "tool" or said in _said(messages[before]):
             return
         if any(said in rendering.text[start:end] for start, end in rendering.regions.get(before, ())):
             raise TemplateError(
@@ -153,20 +160,57 @@ class ChatMasker:
                 "use a template with {% generation %} marks"
             )
 
-    def _end(self, rendering: Rendering, region: Span) -> tuple[int, int | None]:
-        """Where the learnt part of a region ends, and where its end-of-turn token starts.
+    def _around_results(self, rendering: Rendering, conversation: Conversation, number: int) -> tuple[list[Span], int | None]:
+        """What is learnt of an answer that holds tool results: the call with its end, and the content if it stands behind them.
 
-        Some templates end a turn with the first token of the next one, or with a last token behind all messages.
+        Where the results begin is seen from the answer alone, where they end from the same answer with other results.
         """
-        stop = _stripped_end(rendering.text, region)
-        if self._last_token is None or self._first_token is None:
-            return stop, None
-        # `\Z` needs the text to end there; the longest token that matches is found from the left.
-        found = self._last_token.search(rendering.text[max(region[0], stop - 64) : stop])
-        if found:
-            return stop, stop - len(found.group())
-        following = self._first_token.match(rendering.text, region[1])
-        return (following.end(), following.start()) if following else (stop, None)
+        region = self._region(rendering, conversation.messages[number], number)
+        within = rendering.text[region[0] : stripped_end(rendering.text, region)]
+        alone, end = self._alone(conversation, number)
+        if within == alone:
+            return self._message(rendering, conversation, number)
+        token = "" if end is None else self.tokens.at(alone, end)
+        called = alike(within, alone)
+        if called < len(alone):
+            called = len(self._whole_tokens(within[:called]))
+            called += len(token) if within.startswith(token, called) else 0
+        if not token or not within[:called].endswith(token):
+            raise TemplateError(
+                f"message {number + 1}: the chat template writes tool results into it, and it can't be told where they begin; "
+                "use a template with {% generation %} marks"
+            )
+        start = region[0] + len(self._header(rendering, conversation, number, region))
+        call, closed = (start, region[0] + called), region[0] + called - len(token)
+        said = _said(conversation.messages[number])
+        if not said or said in within[:called]:
+            return [call], closed
+        stop, ending = self._end(rendering, conversation, number, region)
+        place = self._behind_results(conversation, number, within, said)
+        return [call, (region[0] + place, stop)], closed if ending is None else ending
+
+    def _alone(self, conversation: Conversation, number: int) -> tuple[str, int | None]:
+        """What an answer writes when nothing comes behind it, and where its end-of-turn token starts in that."""
+        form = Conversation(conversation.messages[: number + 1], conversation.overrides[: number + 1], conversation.tools)
+        try:
+            rendering = self._probed(form)
+        except TemplateError:
+            return "", None  # a template may refuse to end with a call
+        region = self._region(rendering, form.messages[number], number)
+        end = self._end(rendering, form, number, region)[1]
+        text = rendering.text[region[0] : stripped_end(rendering.text, region)]
+        return text, None if end is None or end >= region[1] else end - region[0]
+
+    def _behind_results(self, conversation: Conversation, number: int, within: str, said: str) -> int:
+        """Where the content starts that an answer has behind its tool results."""
+        others = [{**message, "content": PROBE} if message["role"] == "tool" else message for message in conversation.messages]
+        rendering = self._probed(Conversation(others, conversation.overrides, conversation.tools))
+        region = self._region(rendering, others[number], number)
+        other = rendering.text[region[0] : stripped_end(rendering.text, region)]
+        place = within.rfind(said)
+        if place < len(within) - alike(within[::-1], other[::-1]):
+            raise TemplateError(f"message {number + 1}: can't tell its content from the tool results in it")
+        return place
 
     @staticmethod
     def _content_start(text: str, region: Span, message: Message, number: int) -> int:
@@ -235,21 +279,21 @@ class ChatMasker:
     def _before_probe(self, conversation: Conversation, number: int) -> str | None:
         """The text in front of a known content in place of answer `number`, or else of an answer that ends the conversation."""
         messages = conversation.messages
-        inside = [*messages[:number], {**messages[number], "content": _PROBE}, *messages[number + 1 :]]
-        at_end = [*messages[:number], {"role": "assistant", "content": _PROBE}]
+        inside = [*messages[:number], {**messages[number], "content": PROBE}, *messages[number + 1 :]]
+        at_end = [*messages[:number], {"role": "assistant", "content": PROBE}]
         for form in (inside, at_end):
             try:
                 rendering = self.template.render(form, conversation.tools)
             except TemplateError:
                 continue
             regions = [rendering.text[start:end] for start, end in rendering.regions.get(number, ())]
-            if len(regions) == 1 and _PROBE in regions[0]:
-                return regions[0].partition(_PROBE)[0]
+            if len(regions) == 1 and PROBE in regions[0]:
+                return regions[0].partition(PROBE)[0]
         return None
 
     def _whole_tokens(self, text: str) -> str:
         """`text` cut back to where a special token or whitespace ends."""
-        while text and not text[-1].isspace() and not (self._last_token and self._last_token.search(text)):
+        while text and not text[-1].isspace() and not self.tokens.ending(text):
             text = text[:-1]
         return text
 
@@ -259,6 +303,17 @@ class ChatMasker:
             return self.template.render(messages, tools, add_generation_prompt=generating).text
         except TemplateError:
             return None
+
+
+def _first_form(conversation: Conversation, render: Callable[..., Rendering]) -> tuple[Conversation, Rendering]:
+    """The first form of a conversation that the template takes."""
+    refusal = TemplateError("")
+    for form in (conversation, *_other_forms(conversation)):
+        try:
+            return form, render(form.messages, form.tools)
+        except TemplateError as error:
+            refusal = refusal if form is not conversation else error
+    raise refusal
 
 
 def _other_forms(conversation: Conversation) -> Iterator[Conversation]:
@@ -286,8 +341,3 @@ def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 def _said(message: Message) -> str:
     """The content of a message as a template may be relied on to write it: trimmed, without a thought before it."""
     return str(message.get("content") or "").rpartition(_THINK)[2].strip()
-
-
-def _stripped_end(text: str, span: Span) -> int:
-    """The end of a span without the whitespace at its end."""
-    return span[0] + len(text[span[0] : span[1]].rstrip())

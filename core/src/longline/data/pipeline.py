@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from longline.data.keeping import Keeping
     from longline.data.kinds import Kind
     from longline.data.masks import ChatMasker
+    from longline.data.notes import Notes
     from longline.data.sources import Source
     from longline.data.store.samples import Builder
     from longline.data.tokenize import Encoder
@@ -73,6 +74,7 @@ class Tools:
     kind: Kind
     keeping: Keeping
     brought_by: str
+    notes: Notes
 
 
 @dataclass(slots=True)
@@ -184,6 +186,7 @@ class SourceRun:
     def _render(self, records: list[Record], reader: Reader) -> list[Rendered]:
         """Convert and render some rows; bad ones are counted. Once a bad row is there that stops, nothing is kept."""
         good: list[Rendered] = []
+        notes = self.tools.notes.found
         for origin, row in records:
             self.report.rows += 1
             try:
@@ -192,7 +195,15 @@ class SourceRun:
                 good.append(self._rendered(origin, row, reader.sample(row)))
             except (RowError, TemplateError) as error:
                 self.report.add_bad(self.where(origin), str(error))
+                notes.clear()
+            if notes:
+                self._note(origin, notes)
         return [] if self.report.bad and self.tools.section.on_bad_row == "stop" else good
+
+    def _note(self, origin: Origin, notes: dict[str, tuple[str, bool]]) -> None:
+        for text, (example, warns) in notes.items():
+            self.report.add_notice(text, self.where(origin), example, warns=warns)
+        notes.clear()
 
     def _rendered(self, origin: Origin, row: Row, sample: Sample) -> Rendered:
         pieces = self.tools.kind.write(sample, self.tools.masker, self.opened.train_on)

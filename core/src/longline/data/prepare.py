@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from longline.config import doors
 from longline.data import mixing
+from longline.data.ends import named_ends
 from longline.data.keeping import Keeping
 from longline.data.masks import ChatMasker
+from longline.data.notes import Notes
 from longline.data.packing import Packs, efficiency, pack
 from longline.data.pipeline import SourceRun, Tools
 from longline.data.prepared import Origins, Prepared, Table
@@ -153,9 +155,11 @@ def build(
     report = DataReport(max_length=section.max_length, layout=kind.layout(wanted.packing), fingerprint=key)
     report.unit, report.learns = kind.unit, kind.learns
     # Formats of plain text need no template, so its absence is told by the format that does.
-    masker = ChatMasker(tokenizer) if tokenizer.chat_template else None
+    notes = Notes()
+    named = named_ends(tokenizer, section.end_of_turn)
+    masker = ChatMasker(tokenizer, named, notes) if tokenizer.chat_template else None
     keeping = Keeping.of(section.keep, wanted.columns, kind, wanted.packing)
-    tools = Tools(section, Encoder(tokenizer), masker, kind, keeping, wanted.brought_by)
+    tools = Tools(section, Encoder(tokenizer), masker, kind, keeping, wanted.brought_by, notes)
     samples = {
         split: _collect(tools, sections, opened[split], split, report, folder)
         for split, sections in (("train", section.train), ("eval", section.eval))

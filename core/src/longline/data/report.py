@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from longline.data.notes import Notice
+
 LISTED_BAD_ROWS = 20
 """How many bad rows of a source are listed with file and line; all of them are counted."""
 
@@ -29,7 +31,8 @@ class SourceReport:
     `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked (in answers to compare it is
     learnt). Rows are pairs, labelled answers or prompts where the method asks for these; the tokens of a pair are those of
     both answers, each with the prompt. `identical` pairs do not differ within max_length and are left out; `good` counts
-    the labels that are true, and `detail` is what the kind of row says of what was kept.
+    the labels that are true, and `detail` is what the kind of row says of what was kept. `notices` are what was noticed of rows, by
+    the text that tells of it.
     """
 
     name: str
@@ -56,6 +59,7 @@ class SourceReport:
     trained_tokens: int = 0
     terminators: int = 0
     straddling: int = 0
+    notices: dict[str, Notice] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float = 0.0
 
@@ -64,6 +68,10 @@ class SourceReport:
         self.bad += 1
         if len(self.bad_rows) < LISTED_BAD_ROWS:
             self.bad_rows.append(BadRow(where, reason))
+
+    def add_notice(self, text: str, where: str, example: str, *, warns: bool) -> None:
+        """Count what was noticed of a row."""
+        self.notices.setdefault(text, Notice(0, where, example, warns)).rows += 1
 
     def leave_out(self, fault: str, where: str) -> None:
         """Count a sample that is left out, and list it while there is room; `fault` is untrained or identical."""
@@ -75,7 +83,8 @@ class SourceReport:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SourceReport:
         """Rebuild what `dataclasses.asdict` gave."""
-        return cls(**{**data, "bad_rows": [BadRow(**row) for row in data["bad_rows"]]})
+        notices = {text: Notice(**notice) for text, notice in data["notices"].items()}
+        return cls(**{**data, "bad_rows": [BadRow(**row) for row in data["bad_rows"]], "notices": notices})
 
 
 @dataclass(slots=True)

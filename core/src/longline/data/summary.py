@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longline.data.keeping import described
+from longline.data.verdicts import told
 
 if TYPE_CHECKING:
     from longline.data.report import DataReport, SourceReport, SplitReport
@@ -39,6 +40,7 @@ def _source(source: SourceReport, report: DataReport) -> list[str]:
     detail = f" ({source.detail})" if source.detail else ""
     facts.append(f"{source.kept} {report.unit} kept{detail}: ".replace("  ", " ") + _tokens(source, report))
     lines = [f"{source.split} {source.name}: {how}{weight}", "  " + ", ".join(facts)]
+    lines += [f"  {told(text, notice)}" for text, notice in source.notices.items() if not notice.warns]
     lines += [f"  bad: {row}" for row in source.bad_rows]
     if source.bad > len(source.bad_rows):
         lines.append(f"  bad: and {source.bad - len(source.bad_rows)} more")

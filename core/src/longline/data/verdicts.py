@@ -10,6 +10,7 @@ from longline.errors import DataError
 if TYPE_CHECKING:
     from longline.config.sections import DataSection
     from longline.data.kinds import Kind
+    from longline.data.notes import Notice
     from longline.data.report import DataReport, SourceReport
 
 _LOSSES = ("rows", "bad", "dropped", "untrained", "identical", "truncated")
@@ -57,7 +58,10 @@ def _judge_source(source: SourceReport, kind: Kind, report: DataReport) -> None:
         raise DataError(
             f"{source.name}: no answer's end-of-turn token is learnt, so the model would never learn to stop "
             f"({source.truncated_kept} of {source.kept} rows truncated)",
-            hint="raise data.max_length, or look at whether the chat template ends answers with a token of this tokenizer",
+            hint="raise data.max_length"
+            if source.truncated_kept == source.kept
+            else "name the token that ends answers in data.end_of_turn: one that the chat template writes there, or one "
+            "to put behind the last answer",
         )
     if source.straddling:
         report.warnings.append(
@@ -73,4 +77,11 @@ def _judge_source(source: SourceReport, kind: Kind, report: DataReport) -> None:
             f"{source.name}: in {source.identical} pairs chosen and rejected are the same within max_length; "
             f"they were left out ({where})"
         )
+    report.warnings += [f"{source.name}: {told(text, notice)}" for text, notice in source.notices.items() if notice.warns]
     report.warnings.extend(kind.source_warnings(source))
+
+
+def told(text: str, notice: Notice) -> str:
+    """A notice for people."""
+    example = f": {notice.example}" if notice.example else ""
+    return f"in {notice.rows} {'row' if notice.rows == 1 else 'rows'} {text} ({notice.where}{example})"
