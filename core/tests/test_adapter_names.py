@@ -8,9 +8,11 @@ import pytest
 from peft import LoraConfig
 
 from longline.adapter_names import Names, misses
+from longline.config.loader import load_config
 from longline.errors import ConfigError, LonglineError
 from longline.model import attach_adapter
 from longline.testing import zoo
+from longline.trainers.names import refuse_unmatched
 
 DENSE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 EXPERTS = (
@@ -126,3 +128,24 @@ def test_experts_that_all_linear_leaves_out_are_told(run_longline, tmp_path, tin
         model, output = {"path": str(folder)}, str(tmp_path / f"run{len(extra)}")
         run_longline(model=model, adapter={"type": "lora", **extra}, trainer={"max_steps": 1}, output_dir=output)
         assert ("the experts get no adapter" in capsys.readouterr().out) is not bool(extra)
+
+
+def test_what_fsdp_wraps_and_some_optimizers_train_must_be_there(run_config):
+    model = zoo.build("llama")
+
+    def problems(**trainer):
+        loaded = load_config(run_config(trainer=trainer))
+        try:
+            refuse_unmatched(loaded, model)
+        except ConfigError as error:
+            return [(problem.path, problem.hint) for problem in error.problems]
+        return []
+
+    layer = {"transformer_layer_cls_to_wrap": ["LamaDecoderLayer"]}
+    path = "trainer.fsdp_config.transformer_layer_cls_to_wrap"
+    assert problems(fsdp=True, fsdp_config=layer) == [(path, "did you mean 'LlamaDecoderLayer'?")]
+    assert problems(fsdp=True, fsdp_config={"transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}) == []
+    found = problems(optim="galore_adamw", optim_target_modules=["q_proj", "v_prj"])
+    assert found == [("trainer.optim_target_modules", "did you mean 'v_proj'?")]
+    assert problems(optim="galore_adamw", optim_target_modules=["attn", r".*mlp.*"]) == []
+    assert problems(optim="galore_adamw", optim_target_modules="all-linear") == []

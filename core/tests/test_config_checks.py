@@ -75,6 +75,78 @@ WRONG: list[tuple[list[str], list[str]]] = [
         ],
     ),
     (
+        ["trainer.optim_args=momentum=0.9"],
+        [
+            (
+                "--set trainer.optim_args: adamw_torch does not read 'momentum' "
+                "(remove it; learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon are fields)"
+            )
+        ],
+    ),
+    (
+        ["trainer.optim=sgd", "trainer.optim_args=momentm=0.9", "trainer.adam_beta1=0.8"],
+        [
+            "--set trainer.adam_beta1: sgd does not read it (remove it, or choose another optim)",
+            "--set trainer.optim_args: sgd does not read 'momentm' (did you mean `momentum`?)",
+        ],
+    ),
+    (
+        ["trainer.optim=sgd", "trainer.optim_args=momentum"],
+        ["--set trainer.optim_args: expected name=value, got 'momentum' (name=value,other=value)"],
+    ),
+    (
+        ["trainer.optim_target_modules=[q_proj]"],
+        ["--set trainer.optim_target_modules: adamw_torch does not read it (remove it, or choose another optim)"],
+    ),
+    (
+        ["trainer.lr_scheduler_type=constant", "trainer.warmup_steps=10"],
+        ["--set trainer.warmup_steps: lr_scheduler_type: constant has no warmup (use constant_with_warmup)"],
+    ),
+    (
+        ["trainer.lr_scheduler_type=cosine", "trainer.lr_scheduler_kwargs={num_cycle: 1}"],
+        [
+            (
+                "--set trainer.lr_scheduler_kwargs: trainer.lr_scheduler_kwargs.num_cycle: cosine does not read it "
+                "(did you mean `num_cycles`?)"
+            )
+        ],
+    ),
+    (
+        [
+            "trainer.lr_scheduler_type=reduce_lr_on_plateau",
+            "trainer.lr_scheduler_kwargs={patince: 1}",
+            "data.eval_fraction=0.1",
+        ],
+        [
+            (
+                "--set trainer.lr_scheduler_kwargs: trainer.lr_scheduler_kwargs.patince: reduce_lr_on_plateau does not read it "
+                "(did you mean `patience`?)"
+            )
+        ],
+    ),
+    (
+        ["trainer.gradient_checkpointing_kwargs={use_reentrant: false}"],
+        [
+            (
+                "--set trainer.gradient_checkpointing_kwargs: gradient_checkpointing is off "
+                "(set trainer.gradient_checkpointing: true, or remove it)"
+            )
+        ],
+    ),
+    (
+        ["trainer.fsdp_config={version: 2}"],
+        ["--set trainer.fsdp_config: fsdp is off (set trainer.fsdp: true, or remove it)"],
+    ),
+    (
+        ["trainer.fsdp=true", "trainer.fsdp_config={transformer_layer_clz_to_wrap: X}"],
+        [
+            (
+                "--set trainer.fsdp_config: trainer.fsdp_config.transformer_layer_clz_to_wrap: transformers does not read it "
+                "(did you mean `transformer_layer_cls_to_wrap`?)"
+            )
+        ],
+    ),
+    (
         ["trainer.use_cache=true", "data.packing=true"],
         ["--set trainer.use_cache: packed samples are kept apart only without a cache (leave it out)"],
     ),
@@ -226,6 +298,11 @@ def test_a_contradiction_is_told(overrides: list[str], expected: list[str]) -> N
         ["model.path=name"],
         ["model.tokenizer.chat_template=template.jinja"],
         ["model.tokenizer.chat_template='{{ x }}'"],
+        ["trainer.optim=sgd", "trainer.optim_args=momentum=0.9,nesterov=true"],
+        ["trainer.lr_scheduler_type=cosine_with_min_lr", "trainer.lr_scheduler_kwargs={min_lr: 1.0e-6}"],
+        ["trainer.lr_scheduler_type=constant", "trainer.optim=schedule_free_adamw", "trainer.warmup_steps=10"],
+        ["trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing_kwargs={use_reentrant: false}"],
+        ["trainer.optim=ademamix", "trainer.adam_beta1=0.8", "trainer.optim_args=beta3=0.99"],
         ["data.packing=true", "model.attn_implementation=eager"],
         ["data.packing=true", "model.attn_implementation=flash_attention_2"],
         ["model.attn_implementation=owner/kernel"],

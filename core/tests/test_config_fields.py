@@ -151,10 +151,10 @@ def test_nothing_heavy_is_imported() -> None:
         ("eval_steps: null", None),
         ("save_strategy: no", "no"),
         ("lr_scheduler_type: cosine", "cosine"),
-        ("lr_scheduler_kwargs: {num_cycles: 2}", {"num_cycles": 2}),
+        ("lr_scheduler_kwargs: {num_cycles: 2}\n  lr_scheduler_type: cosine", {"num_cycles": 2}),
         ("include_for_metrics: [loss]", ["loss"]),
-        ("optim_target_modules: [a]", ["a"]),
-        ("optim_target_modules: a", "a"),
+        ("optim_target_modules: [a]\n  optim: galore_adamw", ["a"]),
+        ("optim_target_modules: a\n  optim: galore_adamw", "a"),
         ("run: 1", None),
     ],
 )

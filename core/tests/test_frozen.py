@@ -109,7 +109,7 @@ def test_a_loaded_config_is_frozen_all_the_way_down(run_config):
     path = run_config(
         model=more,
         adapter={"type": "lora", "r": 2, "rank_pattern": {"q_proj": 4}, "target_modules": ["q_proj"]},
-        trainer={"lr_scheduler_kwargs": {"num_cycles": 1}},
+        trainer={"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 1}},
         rewards=None,
         plugins=[{"completions": {"every": 2}}],
     )

@@ -94,11 +94,11 @@ def misses(asked: PeftConfig, made: PeftConfig, names: Names) -> Iterator[Miss]:
     yield from _modules("exclude_modules", config.exclude_modules, names, names.modules)
     for name in config.modules_to_save or ():
         if not any(module.endswith(name) for module in names.modules):
-            yield ("modules_to_save", name), f"no module is called {name!r}", _hint(name, names.modules, names)
+            yield ("modules_to_save", name), f"no module is called {name!r}", hint(name, names.modules, names)
     for name in sorted(config.target_parameters or ()):
         if not _any_ends(names.parameters, name):
             known = [re.sub(r".*\.\d+\.", "", parameter) for parameter in names.parameters]
-            yield ("target_parameters", name), f"no parameter is called {name!r}", _hint(name, known, None)
+            yield ("target_parameters", name), f"no parameter is called {name!r}", hint(name, known, None)
     targeted = _targeted(config, made, names)
     yield from _layers(config, targeted, names)
     for field in ("rank_pattern", "alpha_pattern"):
@@ -119,7 +119,7 @@ def _modules(field: str, wanted: Any, names: Names, likely: Sequence[str]) -> It
         return
     for name in sorted(wanted or ()):
         if not _any_ends(names.modules, name):
-            yield (field, name), f"no module is called {name!r}", _hint(name, likely, names)
+            yield (field, name), f"no module is called {name!r}", hint(name, likely, names)
 
 
 def _fits(
@@ -135,7 +135,7 @@ def _fits(
         return
     there = among is not names.modules and any(known.fullmatch(name) for name in names.modules)
     likely = names.linear if among is names.modules else among
-    yield place, text, "it is there, and no target" if there else _hint(pattern, likely, names)
+    yield place, text, "it is there, and no target" if there else hint(pattern, likely, names)
 
 
 def _targeted(config: Any, made: Any, names: Names) -> list[str]:
@@ -177,7 +177,7 @@ def _tokens(wanted: Any, names: Names) -> Iterator[Miss]:
         place: tuple[str | int, ...] = ("trainable_token_indices", *([module] if isinstance(wanted, dict) else []))
         rows = [count for name, count in names.rows.items() if name.endswith(module)]
         if not any(name.endswith(module) for name in names.modules):
-            yield place, f"no module is called {module!r}", _hint(module, names.rows, names)
+            yield place, f"no module is called {module!r}", hint(module, names.rows, names)
         for token in tokens if rows else ():
             if not 0 <= token < max(rows):
                 yield (*place, token), f"there is no token {token}", f"there are {max(rows)}, from 0"
@@ -206,7 +206,7 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
-def _hint(name: str, among: Iterable[str], names: Names | None) -> str:
+def hint(name: str, among: Iterable[str], names: Names | None) -> str:
     """The nearest name, or where experts are parameters what would train those."""
     if names and means_experts(name, names):
         return f"the experts are parameters, no modules: target_parameters: [{', '.join(names.experts)}] trains them"

@@ -69,10 +69,14 @@ def arguments(state: State) -> Any:
     """Build the arguments object: what its class refuses is known before anything is loaded."""
     from transformers import logging as transformers_logging
 
+    from longline.trainers.trying import try_optimizer
+
     final = trainer_arguments(state)
     transformers_logging.set_verbosity(logging.WARNING)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     args: Any = state.view.method.build_arguments(final)
+    if state.command in TRAINS:
+        try_optimizer(args)
     if args.n_gpu > 1:
         # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
         state.view.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
@@ -204,6 +208,7 @@ POLICY, REFERENCE = "policy", "reference"
 def model(state: State, args: Any, tokenizer: Any) -> Any:
     """Load the policy and put the adapter on."""
     from longline import vocabulary
+    from longline.trainers.names import refuse_unmatched
 
     state.phase = "model"
     state.load_model = _loader(state)
@@ -211,6 +216,7 @@ def model(state: State, args: Any, tokenizer: Any) -> Any:
     made = load(state, config.model, POLICY)
     rows = vocabulary.grow(made, tokenizer)
     state.replan(state.plan.with_attention(str(upstream.attention_of(made)), type(made).__name__))
+    refuse_unmatched(state.loaded, made)
     run.hook.post_model_load(run=run, model=made, role=POLICY)
     return made if config.adapter is None else _adapted(state, args, tokenizer, made, rows)
 

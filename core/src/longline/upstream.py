@@ -103,6 +103,14 @@ SOURCES: dict[str, str] = {
 """Classes whose fields are read from their source, without importing them: where that is."""
 
 
+OPTIMIZERS = ("transformers.trainer_optimizer", "_OPTIMIZER_HANDLERS", "OptimizerNames")
+"""Where `trainer.optim` is turned into an optimizer: the module, its table, and the enumeration of names."""
+SCHEDULERS = ("transformers.optimization", "TYPE_TO_SCHEDULER_FUNCTION", "SchedulerType", "get_scheduler")
+"""The same for `trainer.lr_scheduler_type`, and the function that hands each its arguments."""
+ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+"""What optimizers get as `ctx.adam_kwargs`."""
+
+
 def use_one_gpu(args: Any) -> None:
     """Keep the trainer from spreading each batch over all GPUs of the process by threads."""
     args._n_gpu = 1
@@ -357,6 +365,23 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         reads(f"{_TRAINER}._prepare_inputs", takes=("inputs",)),
         reads(f"{_TRAINER}.training_step", says=("inputs = self._prepare_inputs(inputs)",)),
         reads(f"{_TRAINER}.prediction_step", says=("inputs = self._prepare_inputs(inputs)",)),
+    ),
+    _transformers(
+        "trainer_optimizer._OPTIMIZER_HANDLERS",
+        "it names for each optim the function that reads ctx.args, ctx.adam_kwargs (betas and eps) and ctx.optim_args",
+        reads(
+            f"{_TRAINER}.get_optimizer_cls_and_kwargs",
+            says=('"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon', f"{OPTIMIZERS[1]}.get(args.optim)"),
+        ),
+    ),
+    _transformers(
+        "optimization.TYPE_TO_SCHEDULER_FUNCTION",
+        "get_scheduler looks a schedule up in it, and hands it the warmup and the options where it has any use for them",
+        reads(
+            f"{SCHEDULERS[0]}:{SCHEDULERS[3]}",
+            takes=("name", "optimizer", "num_warmup_steps", "num_training_steps", "scheduler_specific_kwargs"),
+            says=(f"{SCHEDULERS[1]}[name]",),
+        ),
     ),
     _transformers(
         "Trainer._get_train_sampler",

@@ -1,65 +1,36 @@
-"""What must fit together across the sections of a config; torch-free, and no further than this machine's file names.
-
-Each check is a function that yields problems, with the dotted paths that it reads. One that reads a value which is already
-known to be wrong is left out: its answer would only repeat or confuse.
-"""
+"""What must fit together across the sections of a config; torch-free, and no further than this machine's file names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline.config import doors
+from longline.config import doors, trainer_checks
 from longline.config.attention import ATTENTION, lookup
+from longline.config.check import Check, adder, touched
 from longline.config.explain import nearest
 from longline.config.method import find
 from longline.config.paths import is_template, looks_local
 from longline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from longline.config.loader import LoadedConfig
-    from longline.config.sections import Config
     from longline.errors import Problem
-
-    _Function = Callable[[LoadedConfig], Iterator[Problem]]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: the function, and what it reads."""
-
-    function: Callable[[LoadedConfig], Iterator[Problem]]
-    reads: tuple[str, ...]
 
 
 CHECKS: list[Check] = []
 """Every check that holds for all methods, in the order of the config's sections; a method has its own beside them."""
+_check = adder(CHECKS)
 
 
 def check_config(loaded: LoadedConfig, skip: frozenset[str] = frozenset()) -> list[Problem]:
     """Every contradiction in a config; `skip` are dotted paths with problems of their own."""
     # Where the name itself is wrong, nobody knows which method is meant.
-    own = () if _touched(("method",), skip) else find(loaded.config.method).checks()
-    checks = [check for check in (*own, *CHECKS) if not _touched(check.reads, skip)]
+    own = () if touched(("method",), skip) else find(loaded.config.method).checks()
+    checks = [check for check in (*own, *CHECKS, *trainer_checks.CHECKS) if not touched(check.reads, skip)]
     return [problem for check in checks for problem in check.function(loaded)]
-
-
-def _touched(reads: tuple[str, ...], skip: frozenset[str]) -> bool:
-    """Whether something that is read is, holds or lies in one of some dotted paths."""
-    return any(
-        path == read or path.startswith(f"{read}.") or read.startswith(f"{path}.") for read in reads for path in skip if path
-    )
-
-
-def _check(*reads: str) -> Callable[[_Function], _Function]:
-    def add(function: _Function) -> _Function:
-        CHECKS.append(Check(function, reads))
-        return function
-
-    return add
 
 
 # --- model --------------------------------------------------------------------------------------------------------------------
@@ -207,7 +178,7 @@ def missing_files(loaded: LoadedConfig, skip: frozenset[str] = frozenset()) -> l
     return [
         loaded.problem(fault[0], "data", part, index, "path", hint=fault[1])
         for part in ("train", "eval")
-        if not _touched((f"data.{part}",), skip)
+        if not touched((f"data.{part}",), skip)
         for index, source in enumerate(getattr(loaded.config.data, part))
         if (fault := missing_data(source.path))
     ]
@@ -266,114 +237,6 @@ def one_kind_of_eval(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(
             "data.eval is given too; rows would be set aside for nothing", "data", "eval_fraction", hint="keep one of them"
         )
-
-
-# --- trainer ------------------------------------------------------------------------------------------------------------------
-
-
-def _has_eval(config: Config) -> bool:
-    return bool(config.data.eval) or config.data.eval_fraction is not None
-
-
-def _eval_strategy(config: Config) -> str:
-    """As the plan decides it: with evaluation data and nothing said, once an epoch."""
-    if "eval_strategy" in config.trainer:
-        return str(config.trainer["eval_strategy"])
-    if not _has_eval(config):
-        return "no"
-    return "steps" if "eval_steps" in config.trainer else "epoch"
-
-
-@_check(
-    "data.eval",
-    "data.eval_fraction",
-    "trainer.eval_strategy",
-    "trainer.load_best_model_at_end",
-    "trainer.lr_scheduler_type",
-    "early_stopping",
-)
-def eval_has_data(loaded: LoadedConfig) -> Iterator[Problem]:
-    """What evaluates needs rows to evaluate on, and what decides by evaluation needs one."""
-    config, trainer = loaded.config, loaded.config.trainer
-    needs: list[tuple[str, ...]] = [
-        ("trainer", name) for name in ("eval_steps", "eval_on_start", "metric_for_best_model") if trainer.get(name)
-    ]
-    if trainer.get("load_best_model_at_end") is True:
-        needs.append(("trainer", "load_best_model_at_end"))
-    if trainer.get("lr_scheduler_type") in {"reduce_lr_on_plateau", "greedy"}:
-        needs.append(("trainer", "lr_scheduler_type"))
-    if trainer.get("save_strategy") == "best":
-        needs.append(("trainer", "save_strategy"))
-    if config.early_stopping is not None:
-        needs.append(("early_stopping",))
-    if not _has_eval(config):
-        if trainer.get("eval_strategy", "no") != "no":
-            needs.insert(0, ("trainer", "eval_strategy"))
-        hint = "add data.eval, or data.eval_fraction: 0.05"
-        for keys in needs:
-            yield loaded.problem("needs evaluation data, and there is none", *keys, hint=hint)
-    elif _eval_strategy(config) == "no":
-        for keys in needs:
-            yield loaded.problem(
-                "needs evaluations, but trainer.eval_strategy is no", *keys, hint="set trainer.eval_strategy: steps or epoch"
-            )
-
-
-@_check(
-    "data.eval",
-    "data.eval_fraction",
-    "trainer.eval_strategy",
-    "trainer.save_strategy",
-    "trainer.load_best_model_at_end",
-    "trainer.save_steps",
-    "trainer.eval_steps",
-    "trainer.logging_steps",
-)
-def best_model_is_saved(loaded: LoadedConfig) -> Iterator[Problem]:
-    """The best model can be loaded at the end only if it was saved when it was evaluated."""
-    trainer = loaded.config.trainer
-    evaluates, saves = _eval_strategy(loaded.config), str(trainer.get("save_strategy", "steps"))
-    if trainer.get("load_best_model_at_end") is not True or "no" in {evaluates} or saves == "best":
-        return
-    keys = ("trainer", "load_best_model_at_end")
-    if evaluates != saves:
-        text = f"evaluates by {evaluates} but saves by {saves}, so the best model may not be saved"
-        yield loaded.problem(text, *keys, hint=f"set trainer.save_strategy: {evaluates}, or best")
-    elif evaluates == "steps":
-        # 10 is Longline's own `logging_steps`, 500 the `save_steps` of transformers.
-        every, save = trainer.get("eval_steps") or trainer.get("logging_steps", 10), trainer.get("save_steps", 500)
-        if not _is_multiple(save, every):
-            text = f"saves every {save:g} steps, which is no multiple of the {every:g} between evaluations"
-            yield loaded.problem(text, *keys, hint=f"set trainer.save_steps: {every:g}, or save_strategy: best")
-
-
-def _is_multiple(many: float, one: float) -> bool:
-    if (many < 1) != (one < 1):
-        return False  # a share of all steps beside a count: nobody knows yet
-    # Shares of all steps are no exact numbers: 0.3 is not three times 0.1.
-    return round(many * 1_000_000) % max(1, round(one * 1_000_000)) == 0
-
-
-@_check("trainer.logging_steps", "trainer.save_steps", "trainer.eval_steps")
-def steps_are_whole(loaded: LoadedConfig) -> Iterator[Problem]:
-    """Below 1 they are a share of all steps; above, a count."""
-    for name in ("logging_steps", "save_steps", "eval_steps"):
-        value = loaded.config.trainer.get(name)
-        if isinstance(value, float) and value > 1 and not value.is_integer():
-            yield loaded.problem(
-                f"must be a whole number above 1, or a share of all steps below it, got {value:g}", "trainer", name
-            )
-
-
-@_check("trainer.dataloader_num_workers", "trainer.dataloader_prefetch_factor", "trainer.dataloader_persistent_workers")
-def workers(loaded: LoadedConfig) -> Iterator[Problem]:
-    """What configures workers needs some."""
-    trainer = loaded.config.trainer
-    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
-        if trainer.get(name) and not trainer.get("dataloader_num_workers"):
-            yield loaded.problem(
-                "needs data loader workers", "trainer", name, hint="set trainer.dataloader_num_workers: 1 or more"
-            )
 
 
 # --- the run folder -----------------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def fields_of(place: str) -> Mapping[str, LibraryField]:
     """Every field of the class at `package.module:Class`, its base classes' included; empty when it is not installed."""
     module, _, name = place.partition(":")
     path = _module_file(module)
-    found = _find_class(path, name) if path else None
+    found = find_class(path, name) if path else None
     if found is None:
         return {}
     if any(isinstance(item, ast.FunctionDef) and item.name == "__init__" for item in found[0].body):
@@ -139,6 +139,12 @@ def compared(modules: tuple[str, ...], name: str) -> tuple[str, ...]:
         if isinstance(node, ast.Compare) and ast.unparse(node.left).rpartition(".")[2] == name:
             words += [item.value for item in ast.walk(node) if isinstance(item, ast.Constant) and isinstance(item.value, str)]
     return tuple(dict.fromkeys(words))
+
+
+def module_of(module: str) -> tuple[ast.Module, Path] | tuple[None, None]:
+    """The source of a module, parsed, and its file; twice None when it is not installed."""
+    path = _module_file(module)
+    return (_module(path), path) if path else (None, None)
 
 
 def _module_file(module: str) -> Path | None:
@@ -161,7 +167,7 @@ def _module(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
+def find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
     """A class by the name that it has in a file: defined there, or imported from another file."""
     for item in _statements(_module(path).body):  # a package that imports late names its parts under TYPE_CHECKING alone
         if isinstance(item, ast.ClassDef) and item.name == name:
@@ -170,7 +176,7 @@ def _find_class(path: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
             for alias in item.names:
                 if name == (alias.asname or alias.name):
                     target = _imported_file(path, item, alias.name)
-                    return _find_class(target, alias.name) if target else None
+                    return find_class(target, alias.name) if target else None
     return None
 
 
@@ -185,7 +191,7 @@ def _imported_file(path: Path, item: ast.ImportFrom, name: str) -> Path | None:
 def _base(path: Path, written: ast.expr) -> tuple[ast.ClassDef, Path] | None:
     """A base class as the file writes it: `TrainingArguments`, or `transformers.TrainingArguments`."""
     if isinstance(written, ast.Name):
-        return _find_class(path, written.id)
+        return find_class(path, written.id)
     if not isinstance(written, ast.Attribute):
         return None
     module = ast.unparse(written.value)
@@ -193,7 +199,7 @@ def _base(path: Path, written: ast.expr) -> tuple[ast.ClassDef, Path] | None:
     real = next((alias.name for alias in aliases if alias.asname == module), module)
     home = SOURCES.get(f"{real}.{written.attr}")
     target = _locate(home) if home else _module_file(real)
-    return _find_class(target, written.attr) if target else None
+    return find_class(target, written.attr) if target else None
 
 
 def _dataclass_fields(cls: ast.ClassDef, path: Path) -> Iterator[tuple[str, LibraryField]]:
@@ -278,7 +284,7 @@ def _annotation(expression: ast.expr, path: Path) -> Annotation:
 @cache
 def _enum_values(path: Path, name: str) -> tuple[str, ...] | None:
     """The words of an enumeration of text, or None when `name` is some other class."""
-    found = _find_class(path, name)
+    found = find_class(path, name)
     if found is None or not any("Enum" in ast.unparse(base) for base in found[0].bases):
         return None
     values = [item.value for item in found[0].body if isinstance(item, ast.Assign)]
