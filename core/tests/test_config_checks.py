@@ -147,6 +147,40 @@ WRONG: list[tuple[list[str], list[str]]] = [
         ],
     ),
     (
+        ["method=dpo", "data.too_long=split", "data.overlap=8", "data.join=true"],
+        [
+            f"--set data.{name}: dpo takes a row as a whole, which cannot be split (remove it, or set too_long: drop)"
+            for name in ("too_long", "overlap", "join")
+        ]
+        + ["--set data.overlap: joined documents are cut without an overlap (remove it, or data.join)"],
+    ),
+    (
+        ["data.train=[{path: a/b, too_long: drop}]", "data.overlap=8"],
+        ["--set data.overlap: nothing is split (remove it, or set data.too_long: split)"],
+    ),
+    (
+        ["data.overlap=1024"],
+        [
+            (
+                "--set data.overlap: a piece of 1024 tokens (data.max_length) would hold nothing new "
+                "(set less than data.max_length)"
+            )
+        ],
+    ),
+    (
+        ["data.join=true", "data.packing=true", "data.too_long=drop"],
+        [
+            (
+                "--set data.join: joined documents fill their rows, and are not isolated as packed ones are "
+                "(keep one of data.join and data.packing)"
+            ),
+            (
+                "--set data.join: too_long: drop contradicts it: a joined document goes on in the next row "
+                "(remove `too_long`, or data.join)"
+            ),
+        ],
+    ),
+    (
         ["trainer.use_cache=true", "data.packing=true"],
         ["--set trainer.use_cache: packed samples are kept apart only without a cache (leave it out)"],
     ),
@@ -304,6 +338,9 @@ def test_a_contradiction_is_told(overrides: list[str], expected: list[str]) -> N
         ["trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing_kwargs={use_reentrant: false}"],
         ["trainer.optim=ademamix", "trainer.adam_beta1=0.8", "trainer.optim_args=beta3=0.99"],
         ["data.packing=true", "model.attn_implementation=eager"],
+        ["data.too_long=split", "data.overlap=8"],
+        ["data.train=[{path: a/b, too_long: drop}, c/d]", "data.overlap=8"],
+        ["data.join=true"],
         ["data.packing=true", "model.attn_implementation=flash_attention_2"],
         ["model.attn_implementation=owner/kernel"],
         ["model.quantization={load_in_4bit: true}", "adapter={}"],

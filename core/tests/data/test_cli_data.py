@@ -113,7 +113,7 @@ def test_preview_of_pairs(config, jsonl, capsys):
     assert f"train row 0, chosen: {path}:1: 40 tokens, 10 trained\n{prompt}⟦[b]four[/b]<|im_end|>⟧\n" in chosen
     assert rejected.startswith(f"{path}:1: 34 tokens, 4 trained\n{prompt}⟦six.<|im_end|>⟧\n")
     assert "preference (guessed), through the chat template\n" in out
-    assert "1 rows, 1 pairs kept: 74 tokens, 14 trained (18.9%)\n" in out
+    assert "1 rows, 1 pairs kept: 74 tokens, 14 trained (18.9%), 0 lost\n" in out
     assert "train: 1 pairs, 74 tokens, 14 trained (18.9%), longest 40 of 64\n" in out
 
 
@@ -138,7 +138,7 @@ def test_preview_of_labelled_answers(config, jsonl, capsys):
     out = capsys.readouterr().out
     assert f"train row 0, label true: {path}:1: 8 tokens, 3 trained\nTwo plus two is⟦ four.<|im_end|>⟧\n" in out
     assert f"train row 1, label false: {path}:2: 8 tokens, 3 trained\nTwo plus two is⟦ six.<|im_end|>⟧\n" in out
-    assert "3 rows, 3 labelled answers kept (1 good, 2 bad): 24 tokens, 9 trained (37.5%)\n" in out
+    assert "3 rows, 3 labelled answers kept (1 good, 2 bad): 24 tokens, 9 trained (37.5%), 0 lost\n" in out
     assert "train: 3 labelled answers, " in out
 
 
@@ -150,7 +150,7 @@ def test_preview_and_preprocess_of_prompts(config, jsonl, capsys):
     asked = "<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\n"
     columns = '  question: "Two?"\n  answer: 2\n  metadata: {"why": "[red]√", "none": null}\n'
     assert f"train row 0: {path}:1: 13 tokens\n{asked}\n{columns}" in out
-    assert "1 rows, 1 prompts kept: 13 tokens\n" in out
+    assert "1 rows, 1 prompts kept: 13 tokens, 0 lost\n" in out
     assert "train: 1 prompts, 13 tokens, longest 13 of 64\n" in out
     assert "trained" not in out
     assert run_cli(["preprocess", *options]) == 0

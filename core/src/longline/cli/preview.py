@@ -78,13 +78,17 @@ def _samples(
     row = dataset[number]
     labels = row.get("labels") or [IGNORED] * len(row["input_ids"])
     shown = kind.shown(row)
-    row_ids = row["row_ids"] if len(row["row_ids"]) == len(shown) else row["row_ids"] * len(shown)
+    places = [data.origin(split, row_id) for row_id in row["row_ids"]]
+    if len(places) < len(shown):
+        places *= len(shown)  # a pair is one row
+    elif len(places) > len(shown):
+        places = [f"{places[0]} to {places[-1]}, {len(places)} rows joined"]
     start = 0
-    for position, (part, row_id) in enumerate(zip(shown, row_ids, strict=True)):
+    for position, (part, place) in enumerate(zip(shown, places, strict=True)):
         inside = slice(start, start := start + part.length)
         ids, own = row["input_ids"][inside], labels[inside]
         trained = f", {sum(label != IGNORED for label in own)} trained" if "labels" in row else ""
-        heading = f"{split} row {number}{part.name}: {data.origin(split, row_id)}: {part.length} tokens{trained}"
+        heading = f"{split} row {number}{part.name}: {place}: {part.length} tokens{trained}"
         text = _marked(console, tokenizer, ids, own, REJECTED if part.bad else TRAINED)
         values = {**kind.values(row), **_kept(data.columns, row, inside, own, position)}
         yield heading.replace("[", r"\["), text.append_text(_lines(values))

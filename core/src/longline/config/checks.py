@@ -215,6 +215,29 @@ def formats_are_installed(loaded: LoadedConfig) -> Iterator[Problem]:
                 yield loaded.problem(error.problems[0].message, "data", part, index, "format", hint=error.hint)
 
 
+@_check("data.too_long", "data.overlap", "data.join", "data.max_length", "data.packing", "data.train", "data.eval")
+def splitting_fits(loaded: LoadedConfig) -> Iterator[Problem]:
+    """An overlap leaves room for what is new; joined documents are neither isolated from each other nor cut otherwise."""
+    data = loaded.config.data
+    rules = {source.too_long or data.too_long for source in (*data.train, *data.eval)}
+    others = sorted(rule for rule in rules if rule not in (None, "split"))
+    if data.overlap >= data.max_length:
+        text = f"a piece of {data.max_length} tokens (data.max_length) would hold nothing new"
+        yield loaded.problem(text, "data", "overlap", hint="set less than data.max_length")
+    elif data.overlap and len(others) == len(rules):
+        yield loaded.problem("nothing is split", "data", "overlap", hint="remove it, or set data.too_long: split")
+    if not data.join:
+        return
+    if data.packing:
+        text = "joined documents fill their rows, and are not isolated as packed ones are"
+        yield loaded.problem(text, "data", "join", hint="keep one of data.join and data.packing")
+    if data.overlap:
+        yield loaded.problem("joined documents are cut without an overlap", "data", "overlap", hint="remove it, or data.join")
+    if others:
+        text = f"too_long: {others[0]} contradicts it: a joined document goes on in the next row"
+        yield loaded.problem(text, "data", "join", hint="remove `too_long`, or data.join")
+
+
 @_check("data.keep")
 def kept_columns_fit(loaded: LoadedConfig) -> Iterator[Problem]:
     """A further column has one name, and what it holds fits together."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
+TooLong = Literal["split", "truncate", "drop", "error"]
 ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
 
 
@@ -156,6 +157,8 @@ class SourceSection(Section):
     """Role names of the data set beyond the known ones (human, gpt, bot, model ...), to ours."""
     train_on: TrainOn | None = None
     """Overrides `data.train_on` for this source."""
+    too_long: TooLong | None = None
+    """Overrides `data.too_long` for this source."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Take only the first `limit` rows."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -193,9 +196,15 @@ class DataSection(Section):
     without one."""
     max_length: Annotated[int, Field(ge=2)] = 1024
     """The longest sample, in tokens; with packing, the length of a pack."""
-    too_long: Literal["truncate", "drop", "error"] = "truncate"
-    """What to do with a row of more than `max_length` tokens: cut its end off, leave it out, or stop. A prompt for grpo or rloo is
-    never cut: it is left out or stops."""
+    too_long: TooLong | None = None
+    """What to do with a row of more than `max_length` tokens: split it into several, cut its end off, leave it out, or stop. Left
+    out: raw text (`completion`) is split, all else cut. Rows that are compared are never split, a prompt for grpo or rloo not cut
+    either: it is left out or stops."""
+    overlap: Annotated[int, Field(ge=0)] = 0
+    """How many tokens of the piece before a piece of a row that is split begins with, as context: they are learnt once."""
+    join: bool = False
+    """Put the documents of all sources end to end and cut them into rows of exactly `max_length` tokens, which are not isolated
+    from each other, as pre-training does; only the last row may be shorter."""
     packing: bool = False
     """Put several samples into one row of `max_length`, isolated from each other."""
     on_bad_row: Literal["stop", "skip"] = "stop"

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 _EVAL, _WEIGHT, _ORDER, _PACKS = 1, 2, 3, 4
 
 
-def split_off(sources: NDArray[np.int32], fraction: float, seed: int) -> tuple[Longs, Longs]:
-    """Positions for training and for evaluation, both rising: `fraction` of each source's samples, at least one in all.
+def split_off(rows: Longs, sources: NDArray[np.int32], fraction: float, seed: int) -> tuple[Longs, Longs]:
+    """Positions for training and for evaluation, both rising: `fraction` of each source's rows, at least one in all.
 
-    A sample is in one of them only, whatever its weight.
+    A row is in one of them only, whatever its weight, with all samples that it was split into; `rows` numbers them.
     """
+    sources = sources[np.flatnonzero(np.diff(rows, prepend=-1))]
     chosen = np.zeros(len(sources), dtype=bool)
     for source in np.unique(sources):
         own = np.flatnonzero(sources == source)
@@ -30,6 +31,7 @@ def split_off(sources: NDArray[np.int32], fraction: float, seed: int) -> tuple[L
         chosen[np.random.default_rng([seed, _EVAL, int(source)]).permutation(own)[:count]] = True
     if len(sources) > 1 and not chosen.any():
         chosen[np.random.default_rng([seed, _EVAL]).integers(len(sources))] = True
+    chosen = chosen[rows]
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

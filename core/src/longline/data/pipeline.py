@@ -18,13 +18,14 @@ import numpy as np
 from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
 from longline.data.report import LISTED_BAD_ROWS, SourceReport
+from longline.data.splitting import pieces
 from longline.data.template import TemplateError
 from longline.data.values import Origin, Piece, RowError, TokenRow, Tokens, refuse_halves
 from longline.errors import DataError
 from longline.events import IGNORED
 
 if TYPE_CHECKING:
-    from longline.config.sections import DataSection, SourceSection
+    from longline.config.sections import DataSection, SourceSection, TooLong
     from longline.data.keeping import Keeping
     from longline.data.kinds import Kind
     from longline.data.masks import ChatMasker
@@ -89,6 +90,7 @@ class SourceRun:
     report: SourceReport
     format: Format = field(init=False)
     opened: Opened = field(init=False)
+    rule: TooLong = field(init=False)
     too_long: list[str] = field(default_factory=list)
     templated: list[int] = field(default_factory=lambda: [0, 0])
 
@@ -129,7 +131,7 @@ class SourceRun:
             + "\n  ".join(self.too_long)
             + more,
             hint=f"raise data.max_length, or set data.too_long to "
-            f"{'truncate or drop' if kind.cuts else f'drop: a {kind.name} is not cut'}",
+            f"{'split, ' * kind.packs}{'truncate or drop' if kind.cuts else f'drop: a {kind.name} is not cut'}",
         )
 
     # --- source -> format -------------------------------------------------------------------------
@@ -139,6 +141,7 @@ class SourceRun:
         columns = {str(key) for _, row in head if not isinstance(row, str) for key in row}
         self.format = self._decide(head, columns)
         self.report.format, self.report.ends_turns = self.format.name, self.format.ends_turns
+        self._decide_length()
         train_on = formats.resolve_train_on(self.section, self.tools.section.train_on, self.format)
         if self.format.needs_template and self.tools.masker is None:
             raise DataError(
@@ -156,6 +159,21 @@ class SourceRun:
             vocabulary=self.tools.encoder.vocabulary,
         )
         return self.format.open(self.opened)
+
+    def _decide_length(self) -> None:
+        """What becomes of rows that are too long. Raises DataError where they can't be split, or joined, as is asked for."""
+        section, kind = self.tools.section, self.tools.kind
+        splits = self.format.splits and kind.packs
+        self.rule = self.section.too_long or section.too_long or ("split" if splits else "truncate")
+        self.report.splits = self.rule == "split"
+        if self.rule == "split" and not kind.packs:
+            text = f"{self.section.path}: a {kind.name} is one whole and cannot be split"
+            raise DataError(text, hint=f"set too_long: {'truncate or ' * kind.cuts}drop")
+        if section.join and self.rule != "split":
+            hint = "set `too_long: split` of this source if its rows may be cut anywhere, or remove data.join"
+            raise DataError(
+                f"{self.section.path}: rows of the format {self.format.name!r} are not joined by themselves", hint=hint
+            )
 
     def _decide(self, head: list[Record], columns: set[str]) -> Format:
         path, kind, brought_by = self.section.path, self.tools.kind, self.tools.brought_by
@@ -234,8 +252,8 @@ class SourceRun:
     def _tokens(self, pieces: Sequence[Written]) -> Iterator[Tokens]:
         """Tokens of each piece, in order; texts go through the tokenizer together."""
         section, kind = self.tools.section, self.tools.kind
-        limit = section.max_length if section.too_long == "truncate" and kind.cuts else None
-        options: dict[str, Any] = {"limit": limit, "across": kind.compares}
+        limit = section.max_length if self.rule == "truncate" and kind.cuts else None
+        options: dict[str, Any] = {"limit": limit, "across": kind.compares, "first": section.join}
         encode = self.tools.encoder.encode
         chats = iter(
             encode([item for item in pieces if isinstance(item, Piece) and item.chat], raw=False, add_eos=False, **options)
@@ -244,7 +262,7 @@ class SourceRun:
         raws = iter(encode(texts, raw=True, add_eos=section.add_eos and self.format.adds_eos, **options))
         for piece in pieces:
             if isinstance(piece, TokenRow):
-                yield _ready(piece, limit)
+                yield _ready(piece, limit, section.join)
             else:
                 yield next(chats if piece.chat else raws)
 
@@ -258,28 +276,49 @@ class SourceRun:
                 self._add(row, row.tokens)
 
     def _add(self, row: Encoded, tokens: Tokens) -> None:
-        """Keep a sample, or count why not."""
+        """Keep a row, in one sample or in several, or count why not."""
         report, section, kind = self.report, self.tools.section, self.tools.kind
         width = kind.width(tokens, row.beside)
-        if width > section.max_length:
+        cut = tokens.whole - len(tokens.ids) if tokens.truncated else 0
+        if width > section.max_length and self.rule != "split":
             report.dropped += 1
-            refused = section.too_long == "error" or (section.too_long == "truncate" and not kind.cuts)
+            report.lost += len(tokens.ids) + cut
+            refused = self.rule == "error" or (self.rule == "truncate" and not kind.cuts)
             if refused and len(self.too_long) < LISTED_BAD_ROWS:
                 self.too_long.append(f"{self.where(row.origin)}: {width} tokens, the limit is {section.max_length}")
             return
         report.truncated += tokens.truncated
         report.straddling += tokens.straddles
-        if fault := kind.fault(tokens, row.beside):
-            report.leave_out(fault, self.where(row.origin))
-            return
-        trained = int(np.count_nonzero(tokens.labels != IGNORED))
-        report.kept += 1
-        report.truncated_kept += tokens.truncated
-        kind.count(report, row.beside)
-        report.tokens += len(tokens.ids)
-        report.trained_tokens += trained
-        report.terminators += tokens.terminators
-        self.builder.add(tokens, trained, row.origin, self.number, row.beside, row.kept)
+        whole = width <= section.max_length or section.join
+        faults = self._add_pieces(row, [tokens] if whole else pieces(tokens, section.max_length, section.overlap))
+        if faults is None:
+            report.kept += 1
+            report.split_rows += not whole
+            report.truncated_kept += tokens.truncated
+            report.lost += cut
+            report.terminators += tokens.terminators
+            kind.count(report, row.beside)
+        else:
+            report.lost += len(tokens.ids) + cut if tokens.truncated else 0
+            report.leave_out(faults, self.where(row.origin))
+
+    def _add_pieces(self, row: Encoded, parts: Iterable[Tokens]) -> str | None:
+        """Put the samples of a row into the builder; what is wrong with the last of them if none was kept."""
+        report, kind = self.report, self.tools.kind
+        kept, faults = 0, []
+        for part in parts:
+            if fault := kind.fault(part, row.beside):
+                faults.append(fault)
+                continue
+            trained = int(np.count_nonzero(part.labels != IGNORED))
+            report.tokens += len(part.ids)
+            report.trained_tokens += trained
+            values = {**row.kept, **part.columns}
+            self.builder.add(part, trained, row.origin, self.number, row.beside, values, further=kept > 0)
+            kept += 1
+        report.pieces += kept
+        report.idle += len(faults) if kept else 0
+        return None if kept else faults[-1]
 
 
 def _tried(convert: Callable[[Row], Sample], row: Row) -> Sample | None:
@@ -296,12 +335,12 @@ def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _ready(row: TokenRow, limit: int | None) -> Tokens:
+def _ready(row: TokenRow, limit: int | None, first: bool) -> Tokens:
     """A row that came tokenised, with the first label masked and cut like any other."""
     ids = np.array(row.ids[:limit], dtype=np.int32)
     labels = ids.copy() if row.labels is None else np.array(row.labels[:limit], dtype=np.int32)
     labels[labels < 0] = IGNORED
-    labels[0] = IGNORED
+    labels[0] = labels[0] if first else IGNORED
     return Tokens(ids, labels, truncated=limit is not None and len(row.ids) > limit, whole=len(row.ids))
 
 

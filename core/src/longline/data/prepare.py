@@ -22,11 +22,13 @@ from longline.data.pipeline import SourceRun, Tools
 from longline.data.prepared import Origins, Prepared, Table
 from longline.data.report import DataReport, SourceReport, SplitReport
 from longline.data.sources import Source, open_source
+from longline.data.splitting import joined
 from longline.data.store.cache import CacheBroken, Entry, cache_root, fingerprint, write
 from longline.data.store.samples import Builder, Layout, Samples, record_batches
 from longline.data.tokenize import Encoder
 from longline.data.verdicts import judge
 from longline.errors import DataError
+from longline.events import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +76,8 @@ def prepare(
     """
     if packing and not kind.packs:
         raise DataError(f"rows of the kind {kind.name!r} cannot be packed", hint="remove data.packing")
+    if section.join and (not kind.packs or kind.beside):
+        raise DataError(f"a {kind.name} is one whole and cannot be joined with others", hint="remove data.join")
     wanted = Wanted(kind, packing, seed, tuple(columns), brought_by)
     opened = open_sources(section)
     key = fingerprint(section, tokenizer, opened, wanted)
@@ -166,6 +170,11 @@ def build(
         if sections
     }
     report.columns = [asdict(column) for column in keeping.columns]
+    if section.join and (own := next((column.name for column in keeping.columns if column.align == "row"), None)):
+        text = f"the column {own!r} has a value for each row, and joined rows have none of their own"
+        raise DataError(text, hint="leave it out of data.keep")
+    if section.overlap and not any(source.splits for source in report.sources):
+        raise DataError("data.overlap is set, and no source is split", hint="remove it, or set data.too_long: split")
     judge(section, kind, report)
     kind.complete(samples, opened)
     layout = Layout(kind, wanted.packing, tuple(keeping.columns))
@@ -215,7 +224,8 @@ def _tables(
     if "eval" in samples:
         kept["eval"] = ("eval", np.arange(len(samples["eval"])))
     elif section.eval_fraction:
-        training, evaluation = mixing.split_off(samples["train"].sources, section.eval_fraction, seed)
+        own = samples["train"]
+        training, evaluation = mixing.split_off(own.rows, own.sources, section.eval_fraction, seed)
         kept = {"train": ("train", training), "eval": ("train", evaluation)}
         if not len(training):
             raise DataError("eval_fraction leaves no row for training")
@@ -246,22 +256,36 @@ def _table(
     layout: Layout,
 ) -> Table:
     """Order, pack, gather and count one split. Row ids number the samples of the split, in the order of the sources."""
-    if section.shuffle and split == "train":
-        order = mixing.shuffled(order, seed)
-    lengths = samples.lengths[order]
+    shuffle = section.shuffle and split == "train"
+    order = mixing.shuffled(order, seed) if shuffle else order
+    numbers = np.full(len(samples), -1, dtype=np.int32)
+    numbers[positions] = np.arange(len(positions))
+    origins = _origins(samples, opened, positions)
+    counts = _counts(samples, order, layout)
     rows = Packs.single(order)
-    longest = int(layout.kind.widths(samples)[order].max())
-    counts = SplitReport(len(order), len(order), int(lengths.sum()), int(samples.trained[order].sum()), longest)
-    if layout.packing:
+    if section.join:
+        samples, documents, rows = joined(samples, order, section.max_length)
+        numbers = numbers[documents]
+        rows = mixing.shuffled_packs(rows, seed) if shuffle else rows
+        counts.rows = counts.samples = len(rows)
+        counts.longest = min(section.max_length, counts.tokens)
+        counts.trained_tokens -= int(np.count_nonzero(samples.labels[samples.starts[rows.members[rows.edges[:-1]]]] != IGNORED))
+    elif layout.packing:
+        lengths = samples.lengths[order]
         packs = pack(lengths, section.max_length)
-        packs = mixing.shuffled_packs(packs, seed) if section.shuffle and split == "train" else mixing.sorted_packs(packs)
+        packs = mixing.shuffled_packs(packs, seed) if shuffle else mixing.sorted_packs(packs)
         rows = Packs(order[packs.members], packs.edges)
         counts.rows = counts.packs = len(packs)
         counts.efficiency = efficiency(lengths, len(packs), section.max_length)
-    numbers = np.full(len(samples), -1, dtype=np.int32)
-    numbers[positions] = np.arange(len(positions))
-    batches = record_batches(samples, rows, numbers, layout)
-    return Table(batches, layout.schema, counts, _origins(samples, opened, positions))
+    return Table(record_batches(samples, rows, numbers, layout), layout.schema, counts, origins)
+
+
+def _counts(samples: Samples, order: Longs, layout: Layout) -> SplitReport:
+    """What these samples are, each in a row of its own."""
+    rows = len(order)
+    documents = int(np.count_nonzero(np.bincount(samples.rows[order])))
+    longest = int(layout.kind.widths(samples)[order].max())
+    return SplitReport(rows, rows, documents, int(samples.lengths[order].sum()), int(samples.trained[order].sum()), longest)
 
 
 def _origins(samples: Samples, opened: Sequence[Source], positions: Longs) -> Origins:

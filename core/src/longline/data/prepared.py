@@ -22,7 +22,10 @@ Split = Literal["train", "eval"]
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Where each sample of a split came from, by its row id: `names` of files, and for each sample a name and a line."""
+    """Where each sample of a split came from, by its row id: `names` of files, and for each sample a name and a line.
+
+    Pieces of a row that was split follow one another, and are numbered in what is told of them.
+    """
 
     names: list[str]
     files: NDArray[np.int32]
@@ -31,7 +34,16 @@ class Origins:
     def __getitem__(self, row_id: int) -> str:
         if not 0 <= row_id < len(self.lines):
             raise IndexError(f"no sample {row_id}: there are {len(self.lines)}")
-        return f"{self.names[self.files[row_id]]}:{self.lines[row_id]}"
+        first = last = row_id
+        while first > 0 and self._same(first - 1, row_id):
+            first -= 1
+        if last + 1 < len(self.lines) and self._same(last + 1, row_id):
+            last += 1
+        piece = f" (piece {row_id - first + 1})" if last > first else ""
+        return f"{self.names[self.files[row_id]]}:{self.lines[row_id]}{piece}"
+
+    def _same(self, other: int, row_id: int) -> bool:
+        return bool(self.files[other] == self.files[row_id] and self.lines[other] == self.lines[row_id])
 
 
 @dataclass(frozen=True)

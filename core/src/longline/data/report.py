@@ -24,8 +24,11 @@ class BadRow:
 
 @dataclass(slots=True)
 class SourceReport:
-    """The counts of one source. `rows` are the rows read, bad ones included; tokens are counted after truncation.
+    """The counts of one source. `rows` are the rows read, bad ones included; tokens are counted after truncation, and those of an
+    overlap as often as they are seen. `splits`: what is too long is split.
 
+    `kept` are the rows that are trained on, and `pieces` the samples made of them: more where rows were split (`split_rows`);
+    `idle` pieces have nothing to learn and are left out. `lost` tokens are those of `dropped` rows and of what was cut off.
     `truncated_kept` leaves out those of the `truncated` that were left out themselves: `untrained` rows have nothing to learn and
     are left out; `terminators` are the end-of-turn tokens that are learnt; in
     `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked (in answers to compare it is
@@ -42,10 +45,15 @@ class SourceReport:
     guessed: bool = False
     note: str = ""
     weight: float = 1.0
+    splits: bool = False
     rows: int = 0
     bad: int = 0
     bad_rows: list[BadRow] = field(default_factory=list)
     kept: int = 0
+    pieces: int = 0
+    split_rows: int = 0
+    idle: int = 0
+    lost: int = 0
     truncated: int = 0
     truncated_kept: int = 0
     dropped: int = 0
@@ -62,6 +70,11 @@ class SourceReport:
     notices: dict[str, Notice] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float = 0.0
+
+    @property
+    def lost_share(self) -> float:
+        """The share of all tokens that are lost for their rows' length, 0 to 1."""
+        return self.lost / (self.lost + self.tokens) if self.lost else 0.0
 
     def add_bad(self, where: str, reason: str) -> None:
         """Count a bad row and list it while there is room."""
@@ -91,11 +104,13 @@ class SourceReport:
 class SplitReport:
     """One split as it is trained on: samples (after weights), rows of the data set (packs when packed), tokens in them.
 
-    A pair, a labelled answer or a prompt is a sample; `longest` of a pair is the longer answer with its prompt.
+    `documents` are the different rows of the sources that they were made of: fewer where rows were split, more where joined. A
+    pair, a labelled answer or a prompt is a sample; `longest` of a pair is the longer answer with its prompt.
     """
 
     samples: int = 0
     rows: int = 0
+    documents: int = 0
     tokens: int = 0
     trained_tokens: int = 0
     longest: int = 0

@@ -36,9 +36,13 @@ def _source(source: SourceReport, report: DataReport) -> list[str]:
     counts = {"bad": source.bad, "too long, dropped": source.dropped, "truncated": source.truncated}
     counts["without anything to learn, left out"] = source.untrained
     counts["with answers that are the same within max_length, left out"] = source.identical
+    if source.pieces > source.kept:
+        counts[f"split, in {source.pieces} pieces in all"] = source.split_rows
+    counts["pieces without anything to learn, left out"] = source.idle
     facts += [f"{count} {what}" for what, count in counts.items() if count]
     detail = f" ({source.detail})" if source.detail else ""
     facts.append(f"{source.kept} {report.unit} kept{detail}: ".replace("  ", " ") + _tokens(source, report))
+    facts.append(f"{source.lost} lost" + (f" ({source.lost_share:.1%}) behind max_length" if source.lost else ""))
     lines = [f"{source.split} {source.name}: {how}{weight}", "  " + ", ".join(facts)]
     lines += [f"  {told(text, notice)}" for text, notice in source.notices.items() if not notice.warns]
     lines += [f"  bad: {row}" for row in source.bad_rows]
@@ -56,7 +60,8 @@ def _tokens(counts: SourceReport | SplitReport, report: DataReport) -> str:
 
 
 def _split(name: str, split: SplitReport, report: DataReport) -> str:
-    text = f"{name}: {split.samples} {report.unit or 'samples'}, {_tokens(split, report)}"
+    of = f" of {split.documents} rows" if split.documents != split.samples else ""
+    text = f"{name}: {split.samples} {report.unit or 'samples'}{of}, {_tokens(split, report)}"
     text += f", longest {split.longest} of {report.max_length}"
     if split.efficiency is not None:
         text += f", in {split.packs} packs, {split.efficiency:.1%} full"

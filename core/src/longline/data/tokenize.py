@@ -59,20 +59,25 @@ class Encoder:
             backend.post_processor = processor
 
     def encode(
-        self, pieces: Sequence[Piece], *, raw: bool, add_eos: bool, limit: int | None, across: bool = False
+        self, pieces: Sequence[Piece], *, raw: bool, add_eos: bool, limit: int | None, across: bool = False, first: bool = False
     ) -> list[Tokens]:
         """Tokenise `pieces`. `raw` texts get the tokenizer's own first tokens, and with `add_eos` its last one.
 
         `limit` cuts longer samples to so many tokens. `across`: a token that starts before a learnt span and ends in it is
-        learnt, since answers to one prompt may differ in nothing else.
+        learnt, since answers to one prompt may differ in nothing else. `first`: so is the first token of a text, for one that
+        is put behind another.
         """
         prefix = self.prefix if raw else []
         suffix = [self.eos] if raw and add_eos and self.eos is not None else []
         found = self._finder.find(pieces)
-        return [_labelled(piece, place, prefix, suffix, limit, across) for piece, place in zip(pieces, found, strict=True)]
+        return [
+            _labelled(piece, place, prefix, suffix, limit, across, first) for piece, place in zip(pieces, found, strict=True)
+        ]
 
 
-def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], limit: int | None, across: bool) -> Tokens:
+def _labelled(
+    piece: Piece, found: Found, prefix: list[int], suffix: list[int], limit: int | None, across: bool, first_too: bool
+) -> Tokens:
     """Labels from spans: the ids inside them, IGNORED elsewhere and on the first token, which nothing predicts."""
     ids = found.ids
     labels = np.full(len(ids), IGNORED, dtype=np.int32)
@@ -94,7 +99,7 @@ def _labelled(piece: Piece, found: Found, prefix: list[int], suffix: list[int], 
     if truncated:
         ids, labels = ids[:limit], labels[:limit]
     # Nothing comes before the first token that would predict it; in a packed row the end of another sample would.
-    if len(labels):
+    if len(labels) and not first_too:
         labels[0] = IGNORED
     learnt_ends = sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends)
     return Tokens(ids, labels, learnt_ends, truncated, any(found.straddles), whole)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from longline.data.notes import Notice
     from longline.data.report import DataReport, SourceReport
 
+LOST_SHARE = 0.05
+"""More lost tokens of a source than this share are warned about."""
 _LOSSES = ("rows", "bad", "dropped", "untrained", "identical", "truncated")
 
 
@@ -78,6 +80,12 @@ def _judge_source(source: SourceReport, kind: Kind, report: DataReport) -> None:
             f"they were left out ({where})"
         )
     report.warnings += [f"{source.name}: {told(text, notice)}" for text, notice in source.notices.items() if notice.warns]
+    if source.lost_share > LOST_SHARE:
+        remedy = "raise data.max_length" + (", or set data.too_long: split" if kind.packs else "")
+        report.warnings.append(
+            f"{source.name}: {source.lost} of {source.lost + source.tokens} tokens ({source.lost_share:.0%}) are behind "
+            f"max_length and are lost ({source.truncated} rows cut, {source.dropped} left out): {remedy}"
+        )
     report.warnings.extend(kind.source_warnings(source))
 
 

@@ -108,7 +108,7 @@ class Method:
         summary: what it is, in a few words.
         kind: the place of its kind of row.
         columns: further columns of the data that its trainer needs beside those of its kind of row.
-        packs: whether several samples may share a row.
+        packs: whether several samples may share a row, and one be split over several.
         chooses_trained: whether `data.train_on` means anything.
         arguments: the place of the class that `trainer:` gives the fields of.
         requirement: what to install when that class is not there.
@@ -217,6 +217,7 @@ class Method:
         """What must fit together in a config of this method, each check with the dotted paths that it reads."""
         yield Check(self.has_library, ())
         yield Check(self.fits_data, ("data.packing", "data.train_on", "data.train", "data.eval"))
+        yield Check(self.splits_data, ("data.too_long", "data.overlap", "data.join", "data.train", "data.eval"))
         yield Check(self.fits_rewards, ("rewards", "plugins"))
         yield Check(self.knows_loss, ("trainer.loss_type",))
 
@@ -243,6 +244,20 @@ class Method:
             for index, source in enumerate(sources):
                 if source.train_on is not None:
                     yield loaded.problem(text, "data", part, index, "train_on", hint=hint)
+
+    def splits_data(self, loaded: LoadedConfig) -> Iterator[Problem]:
+        """Rows that are compared, or answered, are one whole."""
+        data = loaded.config.data
+        if self.packs:
+            return
+        text, hint = f"{self.name} takes a row as a whole, which cannot be split", "remove it, or set too_long: drop"
+        for name, asked in (("too_long", data.too_long == "split"), ("overlap", data.overlap), ("join", data.join)):
+            if asked:
+                yield loaded.problem(text, "data", name, hint=hint)
+        for part, sources in (("train", data.train), ("eval", data.eval)):
+            for index, source in enumerate(sources):
+                if source.too_long == "split":
+                    yield loaded.problem(text, "data", part, index, "too_long", hint=hint)
 
     def fits_rewards(self, loaded: LoadedConfig) -> Iterator[Problem]:
         """What scores answers needs some."""

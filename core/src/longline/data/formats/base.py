@@ -53,7 +53,8 @@ class Format:
     `certain` that they mean nothing else: a source with other formats' columns is then said to be of this one. `train_on` is
     what may be learnt, the default first. `needs_template`: without a chat template it reads nothing. `adds_eos`: texts that are
     not chats end with the end-of-sequence token where `data.add_eos` asks for it. `ends_turns`: a source in which no
-    end-of-turn token is learnt is a mistake.
+    end-of-turn token is learnt is a mistake. `splits`: a text is a document, and one that is too long is split where the config
+    does not say otherwise.
     """
 
     name: str
@@ -66,3 +67,4 @@ class Format:
     needs_template: bool = False
     adds_eos: bool = True
     ends_turns: bool = False
+    splits: bool = False

@@ -24,4 +24,6 @@ def _open(opened: Opened) -> Reader:
     return Reader(sample)
 
 
-COMPLETION = Format("completion", SAMPLE, "text", ("all",), lambda found, names: has(found, names.text, ("text",)), _open)
+COMPLETION = Format(
+    "completion", SAMPLE, "text", ("all",), lambda found, names: has(found, names.text, ("text",)), _open, splits=True
+)

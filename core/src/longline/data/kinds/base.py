@@ -51,7 +51,7 @@ class Kind:
     unit: ClassVar[str] = ""
     """What counts are of, in the plural; left out they are of samples."""
     packs: ClassVar[bool] = False
-    """Whether several may share a row."""
+    """Whether several may share a row, and one may be split over several."""
     learns: ClassVar[bool] = True
     """Whether tokens have labels; a row in which nothing is learnt is then left out."""
     cuts: ClassVar[bool] = True

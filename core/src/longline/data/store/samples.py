@@ -11,6 +11,7 @@ import pyarrow as pa
 from longline.data.packing import Packs, edges_of, ranges
 from longline.data.store.columns import Growing, gather
 from longline.data.store.further import Collecting, arrow_array, lists, size_of, stored_type
+from longline.events import IGNORED
 
 if TYPE_CHECKING:
     import mmap
@@ -32,35 +33,33 @@ FLUSH_ROWS = 1000
 """After how many samples they are moved into the columns."""
 BIG = {"ids": np.int32, "labels": np.int32}
 """The columns that grow with the texts; in a file if there is a folder for them."""
-SMALL = {"lengths": np.int64, "trained": np.int32, "files": np.int32, "lines": np.int64, "sources": np.int32}
+SMALL = {"lengths": np.int64, "trained": np.int32, "files": np.int32, "lines": np.int64, "sources": np.int32, "rows": np.int64}
 """The columns with one value for each sample."""
 
 
 @dataclass(slots=True)
 class Samples:
-    """Tokens of many samples end to end. Sample i is ids[offsets[i]:offsets[i + 1]]; it came from lines[i] of files[i].
+    """Tokens of many samples. Sample i is ids[starts[i]:starts[i] + lengths[i]]; it came from lines[i] of files[i].
 
+    `rows` numbers the rows that samples were kept of, from 0: those of a row that was split have one number and stand together.
     `beside` has what the kind of row keeps beside tokens, `kept` the further columns.
     """
 
     ids: Ints
     labels: Ints
-    offsets: Longs
+    starts: Longs
+    lengths: Longs
     trained: Ints
     files: Ints
     lines: Longs
     sources: Ints
+    rows: Longs
     beside: dict[str, Values]
     kept: dict[str, Values]
     mapped: dict[str, mmap.mmap | None]
 
-    @property
-    def lengths(self) -> Longs:
-        """Tokens in each sample."""
-        return np.diff(self.offsets)
-
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self.lengths)
 
 
 class Builder:
@@ -74,7 +73,8 @@ class Builder:
             column.name: Collecting(column, folder, f"{name}.beside-{number}") for number, column in enumerate(kind.beside)
         }
         self._kept: dict[str, Collecting] = {}
-        self._waiting: list[tuple[Tokens, int, Origin, int, Mapping[str, Any], Mapping[str, Any]]] = []
+        self._waiting: list[tuple[Tokens, int, Origin, int, int, Mapping[str, Any], Mapping[str, Any]]] = []
+        self._row = -1
 
     def keep(self, columns: Sequence[Column]) -> None:
         """Collect these further columns, too; they are known before the first sample is added."""
@@ -83,11 +83,20 @@ class Builder:
                 self._kept[column.name] = Collecting(column, self._folder, f"{self._name}.kept-{number}")
 
     def add(
-        self, tokens: Tokens, trained: int, origin: Origin, source: int, beside: Mapping[str, Any], kept: Mapping[str, Any]
+        self,
+        tokens: Tokens,
+        trained: int,
+        origin: Origin,
+        source: int,
+        beside: Mapping[str, Any],
+        kept: Mapping[str, Any],
+        *,
+        further: bool = False,
     ) -> None:
-        """Append one sample."""
+        """Append one sample; a `further` one is of the same row as the one before."""
+        self._row += not further
         # A call of numpy for each sample would cost more than the sample; so they wait for each other.
-        self._waiting.append((tokens, trained, origin, source, beside, kept))
+        self._waiting.append((tokens, trained, origin, source, self._row, beside, kept))
         if len(self._waiting) >= FLUSH_ROWS:
             self._flush()
 
@@ -95,11 +104,11 @@ class Builder:
         """Move what waits into the columns."""
         if not self._waiting:
             return
-        tokens, trained, origins, sources, beside, kept = zip(*self._waiting, strict=True)
+        tokens, trained, origins, sources, rows, beside, kept = zip(*self._waiting, strict=True)
         self._waiting.clear()
         self._big["ids"].extend(np.concatenate([one.ids for one in tokens]))
         self._big["labels"].extend(np.concatenate([one.labels for one in tokens]))
-        small = {"lengths": [len(one.ids) for one in tokens], "trained": trained, "sources": sources}
+        small = {"lengths": [len(one.ids) for one in tokens], "trained": trained, "sources": sources, "rows": rows}
         small |= {"files": [origin.file for origin in origins], "lines": [origin.line for origin in origins]}
         for key, values in small.items():
             self._small[key].extend(values)
@@ -120,7 +129,7 @@ class Builder:
         small: dict[str, NDArray[Any]] = {key: column.whole()[0] for key, column in self._small.items()}
         return Samples(
             **{key: values for key, (values, _) in big.items()},
-            offsets=edges_of(small.pop("lengths")),
+            starts=edges_of(small["lengths"])[:-1],
             **small,
             beside={name: column.whole() for name, column in self._beside.items()},
             kept={name: column.whole() for name, column in self._kept.items()},
@@ -162,14 +171,16 @@ def record_batches(samples: Samples, rows: Packs, numbers: Ints, layout: Layout)
 def _columns(samples: Samples, rows: Packs, numbers: Ints, layout: Layout) -> dict[str, pa.Array]:
     """The columns of one batch; the gather is one numpy operation for all its tokens."""
     members = rows.members
-    starts = samples.offsets[members]
-    lengths = samples.offsets[members + 1] - starts
-    positions = ranges(starts, lengths)
+    lengths = samples.lengths[members]
+    positions = ranges(samples.starts[members], lengths)
     bounds = edges_of(lengths)[rows.edges].astype(np.int32)
     edges = rows.edges.astype(np.int32)
+    labels = gather(samples.labels, positions, samples.mapped.get("labels"))
+    # Nothing stands before the first token that would predict it: told of joined documents here, where a row begins.
+    labels[bounds[:-1]] = IGNORED
     columns = {
         "input_ids": lists(bounds, gather(samples.ids, positions, samples.mapped.get("ids"))),
-        "labels": lists(bounds, gather(samples.labels, positions, samples.mapped.get("labels"))),
+        "labels": lists(bounds, labels),
         "length": pa.array(np.diff(bounds)),
         "row_ids": lists(edges, numbers[members]),
         **layout.kind.arrays(samples, rows, lengths, layout.packing),
