@@ -141,6 +141,15 @@ def test_the_model_is_uploaded_if_that_is_wanted(cloud, swanlab, run_longline):
     assert cloud.files["model/model.safetensors"] == (outcome.output_dir / "model" / "model.safetensors").read_bytes()
 
 
+def test_a_model_that_is_too_large_is_told(cloud, swanlab, run_longline, capsys, monkeypatch):
+    monkeypatch.setenv("SWANLAB_CORE_SAVE_SIZE", "100000")  # bytes of a file, as swanlab reads it
+    run_longline(plugins=[swanlab(log_model=True)], trainer={"max_steps": 1})
+    assert "model/config.json" in cloud.files
+    told = capsys.readouterr().out
+    assert "SwanLab is not complete: once it could not do what it was told: " in told
+    assert "Save file exceeds size limit" in told
+
+
 # --- secrets --------------------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from longline.text import one_line
+
 if TYPE_CHECKING:
     from longline import Alert, Run, Table
     from longline_swanlab.config import SwanLabConfig
@@ -100,7 +102,8 @@ def log_message(logs: Mapping[str, Any], step: int) -> dict[str, Any] | None:
 def table_message(table: Table, mask: Mask) -> dict[str, Any]:
     """A table, its texts masked."""
     rows = [[_cell(cell, mask) for cell in row] for row in table.rows]
-    return {"kind": "table", "name": table.name, "columns": list(table.columns), "rows": rows, "step": table.step}
+    columns = [one_line(mask(column)) for column in table.columns]
+    return {"kind": "table", "name": mask(table.name), "columns": columns, "rows": rows, "step": table.step}
 
 
 def _cell(cell: Any, mask: Mask) -> Any:
@@ -114,7 +117,7 @@ def alert_message(alert: Alert, step: int, mask: Mask) -> dict[str, Any]:
     at = "" if alert.step is None else f" · step {alert.step}"
     return {
         "kind": "alert",
-        "caption": mask(f"{alert.level} · {alert.title}{at}"),
+        "caption": one_line(mask(f"{alert.level} · {alert.title}{at}")),
         "text": mask(alert.text or alert.title),
         "step": step,
     }

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_QUEUE = 20_000
 """How many messages may wait for the recorder; beyond that new ones are dropped and counted."""
+MAX_TABLES = 1_000
+"""How many tables may wait, which are large."""
+ON_THEIR_WAY = 8
+"""How many tables the recorder has at a time: what is logged after them waits until they are written."""
 LAUNCH = 60.0
 """Seconds that a busy machine may take to start a process and to import swanlab."""
 PAUSE = 0.25
@@ -34,7 +39,8 @@ NOT_FOR_THE_RECORDER = ("SWANLAB_DEBUG",)
 @dataclass(frozen=True, slots=True)
 class Report:
     """What did not get to SwanLab, and why. `values` were refused by the server, `pending` records were still to be uploaded,
-    `dropped` messages never got to the recorder; `died` says how the recorder ended if it did by itself.
+    `failed` times swanlab could not do what it was told, `dropped` messages never got to the recorder; `died` says how the
+    recorder ended if it did by itself.
     """
 
     pending: int = 0
@@ -44,11 +50,13 @@ class Report:
     dropped: int = 0
     died: str = ""
     alerts: int = -1
+    failed: int = 0
+    failure: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether everything arrived."""
-        return not (self.pending or self.requests or self.dropped or self.died)
+        return not (self.pending or self.requests or self.dropped or self.died or self.failed)
 
 
 @dataclass(eq=False)
@@ -58,6 +66,9 @@ class _Process:
     stdout: IO[str]
     errors: IO[str]
     answers: queue.Queue[Message | None] = field(default_factory=queue.Queue)
+    tables: int = 0
+    """How many it was sent; `taken` of them it has written."""
+    taken: int = 0
 
 
 class Courier:
@@ -66,6 +77,8 @@ class Courier:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._waiting: deque[Make] = deque()
+        self._tables: deque[Make] = deque()
+        self._finish: Message | None = None
         self._ending = threading.Event()
         self._process: _Process | None = None
         self._died = ""
@@ -122,15 +135,16 @@ class Courier:
 
     # --- while training ---------------------------------------------------------------------------------------------------------
 
-    def send(self, make: Make) -> None:
-        """Queue a message; `make` builds it in the thread. What is too much is dropped and counted.
+    def send(self, make: Make, *, table: bool = False) -> None:
+        """Queue a message; `make` builds it in the thread. What is too much is dropped and counted. Tables let others go first.
 
         Nobody is woken: that would cost a step more than all the rest.
         """
-        if len(self._waiting) >= MAX_QUEUE or self._died:
+        line, most = (self._tables, MAX_TABLES) if table else (self._waiting, MAX_QUEUE)
+        if len(line) >= most or self._died:
             self._dropped += 1
         else:
-            self._waiting.append(make)
+            line.append(make)
 
     def news(self) -> str:
         """What went wrong since the last time this was asked, or an empty text; never waits."""
@@ -141,7 +155,10 @@ class Courier:
         if answer is None:
             self._died = _last_words(process)
             return f"the process that talks to SwanLab ended: {self._died}"
-        return f"SwanLab refuses what it is sent: {answer['reason']}" if answer["kind"] == "trouble" else ""
+        if answer["kind"] != "trouble":
+            return ""
+        what = "refuses what it is sent" if answer["about"] == "refused" else "cannot do what it is told"
+        return f"SwanLab {what}: {answer['reason']}"
 
     # --- the end ----------------------------------------------------------------------------------------------------------------
 
@@ -150,39 +167,58 @@ class Courier:
         process = self._process
         if process is None:
             return Report()
-        self._waiting.append(lambda: finish)
+        self._finish = finish
         self._ending.set()
         answer = self._last_answer(process)
         died = self._died or (_last_words(process) if answer is None else "")
         _end(process, patience=GRACE if answer else 0.0)
         self._process = None
-        dropped = self._dropped + max(0, len(self._waiting) - (answer is None))
+        dropped = self._dropped + len(self._waiting) + len(self._tables)
         if answer is None:
             return Report(dropped=dropped, died=died)
-        facts = {name: answer[name] for name in ("pending", "requests", "reason", "alerts")}
+        facts = {name: answer[name] for name in ("pending", "requests", "reason", "alerts", "failed", "failure")}
         return Report(**facts, values=answer["refused"], dropped=dropped)
 
     def _last_answer(self, process: _Process) -> Message | None:
+        """Wait as long as there is progress: an answer, a table that is written, a message that goes on its way."""
+        seen, since = self._progress(process), monotonic()
         while not self._died:
-            try:
-                answer = process.answers.get(timeout=self._timeout + GRACE)
-            except queue.Empty:
-                self._died = f"it gave no sign for {self._timeout + GRACE:g} seconds"
-                return None
+            answer: Message | None = {"kind": "progress"}
+            with suppress(queue.Empty):
+                answer = process.answers.get(timeout=1.0)
+                since = monotonic()
             if answer is None or answer["kind"] == "done":
                 return answer
+            now = self._progress(process)
+            if now != seen:
+                seen, since = now, monotonic()
+            elif monotonic() - since > self._timeout + GRACE:
+                self._died = f"it gave no sign for {self._timeout + GRACE:g} seconds"
         return None
+
+    def _progress(self, process: _Process) -> tuple[int, int, int]:
+        return len(self._waiting), len(self._tables), process.taken
 
     # --- in the threads ---------------------------------------------------------------------------------------------------------
 
     def _carry(self, process: _Process) -> None:
         while True:
             last = self._ending.wait(PAUSE)
-            while self._waiting:
-                if not self._pass_on(process, self._waiting.popleft()):
+            while (make := self._next(process, last=last)) is not None:
+                if not self._pass_on(process, make):
                     return
-            if last:
+            if last and self._finish is not None:
+                self._write(process, self._finish)
                 return
+
+    def _next(self, process: _Process, *, last: bool) -> Make | None:
+        """What goes next: all else before a table, of which the recorder has a few at a time, and in the end all that there are."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._tables and (last or process.tables - process.taken < ON_THEIR_WAY):
+            process.tables += 1
+            return self._tables.popleft()
+        return None
 
     def _pass_on(self, process: _Process, make: Make) -> bool:
         """Build one message and write it; False when nobody reads any more."""
@@ -207,7 +243,11 @@ def _read(process: _Process) -> None:
     """Pass answers on; None says that there will be no more."""
     with suppress(ValueError):  # closed, or cut in the middle of a line
         for line in process.stdout:
-            process.answers.put(json.loads(line))
+            answer = json.loads(line)
+            if answer["kind"] == "took":
+                process.taken += 1
+            else:
+                process.answers.put(answer)
     process.answers.put(None)
 
 

@@ -109,7 +109,7 @@ class SwanLabPlugin(Plugin):
     def on_table(self, run: Run, table: Table) -> None:
         """Send a table."""
         if self._session is not None:
-            self._session.send(lambda: content.table_message(table, run.mask))
+            self._session.send(lambda: content.table_message(table, run.mask), table=True)
 
     @hookimpl
     def on_alert(self, run: Run, alert: Alert) -> None:

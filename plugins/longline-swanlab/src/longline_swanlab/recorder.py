@@ -6,7 +6,8 @@ everything that `swanlab.init` needs, `finish` is the last. Answers go out the s
 
 - `awake`: swanlab is imported, and is asked now; `started`: id, name, folder, url, mode;
 - `refused`: nothing can come of this, with the reason; `unreachable`: the server cannot be asked now;
-- `trouble`: the server refuses what is sent; `progress`: uploads go on; `done`: what did not arrive.
+- `took`: a table is written, and there is room for another one; `progress`: the end of the run makes progress;
+- `trouble`: the server refuses what is sent, or swanlab cannot write it; `done`: what did not arrive.
 
 When the messages end without `finish`, the training process is gone, and the run is finished as crashed.
 """
@@ -21,19 +22,28 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from longline.text import one_line
 from longline_swanlab import upstream
+from longline_swanlab.keys import Keys
 from longline_swanlab.starting import RefusedError, UnreachableError, ask_for_entry, begin, count_the_trainer, resolved
 from longline_swanlab.text import flat, rows_as_text
 
 Message = Mapping[str, Any]
 
+ALERTS = "alerts"
+"""The key of alerts."""
 ITEMS = 108
 """How many items swanlab keeps of one key at one step; it drops what is beyond without telling the run."""
 POLL = 0.2
-"""Seconds between two looks at the uploads while a run is being finished."""
+"""Seconds between two looks at what swanlab has written and uploaded."""
+SURELY = 2.0
+"""Seconds after which a table counts as written that swanlab has said nothing of: it tells of no failure."""
+SAID = 300
+"""Characters of a reason that are told."""
 
 
 def main() -> int:
@@ -85,7 +95,14 @@ class Recorder:
         self._timeout = 20.0
         self._steps: dict[str, int] = {}
         self._odd: set[str] = set()
+        self._keys = Keys()
+        self._keys.of(ALERTS, "media")  # before a metric takes it
         self._refusals = Refusals(self)
+        self._flushed = Flushed()
+        self._given = self._sent = 0
+        self._tables: deque[tuple[int, float]] = deque()
+        self._failed, self._failure = 0, ""
+        self._begun = False
 
     def answer(self, kind: str, **values: Any) -> None:
         """Write one answer; a training process that is gone is no reason to stop."""
@@ -104,7 +121,7 @@ class Recorder:
 
         self.answer("awake")
         self._timeout = hello["timeout"]
-        self._steps["alerts"] = hello["alerts"]
+        self._steps[ALERTS] = hello["alerts"]
         settings = resolved(hello)
         self._mode = settings.mode
         if self._mode == "disabled":
@@ -113,11 +130,34 @@ class Recorder:
         if self._mode == "online":
             ask_for_entry(settings, self._timeout / 2)
         count_the_trainer(hello["pid"])
-        self._run = begin(settings, hello)
+        upstream.watch_failures(self._see_failure)
+        self._run = begin(settings, hello, self._flushed.callback())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # swanlab has put its own handler there
         if self._mode == "online":
             self._refusals.watch()
         self._say_started(settings, hello["continues"])
+        self._begun = True
+        self._tell_failure()
+        threading.Thread(target=self._acknowledge, daemon=True).start()
+
+    def _see_failure(self, reason: str) -> None:
+        """Tell what swanlab could not do, which it only writes into its own log: the first at once, all of them at the end."""
+        self._failed += 1
+        if self._failed == 1:
+            self._failure = one_line(reason)[:SAID]
+            self._tell_failure()
+
+    def _tell_failure(self) -> None:
+        if self._begun and self._failed:  # before that the answer to the start says all
+            self.answer("trouble", about="write", reason=self._failure)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell of an error as of one that swanlab keeps to itself."""
+        try:
+            yield
+        except Exception as error:
+            self._see_failure(f"{type(error).__name__}: {error}")
 
     def _say_started(self, settings: Any, continues: str | None) -> None:
         written = str(self._run.dir.absolute())
@@ -136,31 +176,47 @@ class Recorder:
     # --- what is logged ---------------------------------------------------------------------------------------------------------
 
     def take(self, message: Message) -> None:
-        """Do what a message says."""
-        if self._run is None:
-            return
-        getattr(self, f"_{message['kind']}")(message)
+        """Do what a message says; one that cannot be done does not take the next one with it."""
+        if self._run is not None:
+            with self._telling():
+                getattr(self, f"_{message['kind']}")(message)
+        elif message["kind"] == "table":
+            self.answer("took")
+
+    def _acknowledge(self) -> None:
+        """Say of each table when it is written: swanlab does all in the order in which it is told, and a metric shall not wait."""
+        while True:
+            time.sleep(POLL)
+            while self._tables and (self._flushed.media >= self._tables[0][0] or time.monotonic() > self._tables[0][1]):
+                self._tables.popleft()
+                self.answer("took")
 
     def _log(self, message: Message) -> None:
-        values: dict[str, Any] = message["values"]
-        if self._mode == "local":
-            values = self._drawable(values, message["step"])
+        values = self._drawable(message["values"], message["step"])
         if values:
-            self._run.log(values, step=message["step"])
+            self._run.log({self._keys.of(name, "scalar"): value for name, value in values.items()}, step=message["step"])
 
     def _drawable(self, values: dict[str, Any], step: int) -> dict[str, Any]:
-        """Leave out what is not finite: one such value, and the dashboard draws nothing of its chart."""
+        """Tell of what is not finite, and leave it out where one such value would take the whole chart away."""
+        local = self._mode == "local"
         odd = {name for name, value in values.items() if not math.isfinite(value)}
         for name in sorted(odd - self._odd):
-            text = f"{name} is {values[name]} at step {step}; the local dashboard cannot draw that, so such values are left out"
-            self._alert({"step": step, "caption": f"warning · {name}", "text": text})
+            if local:
+                text = "the local dashboard cannot draw that, so such values are left out"
+            elif math.isnan(values[name]):
+                continue
+            else:
+                text = "SwanLab has no infinity and draws NaN in its place"
+            name_ = one_line(name)
+            alert = {"step": step, "caption": f"warning · {name_}", "text": f"{name_} is {values[name]} at step {step}; {text}"}
+            self._alert(alert)
         self._odd |= odd
-        return {name: value for name, value in values.items() if name not in odd}
+        return {name: value for name, value in values.items() if name not in odd} if local else values
 
     def _alert(self, message: Message) -> None:
         import swanlab
 
-        self._media("alerts", swanlab.Text(message["text"], caption=message["caption"]), message["step"])
+        self._media(ALERTS, swanlab.Text(message["text"], caption=message["caption"]), message["step"])
 
     def _table(self, message: Message) -> None:
         """A table of ECharts, or where that is not drawn a list of texts; a long one goes on under another name."""
@@ -169,7 +225,13 @@ class Recorder:
         name, step = message["name"], message["step"]
         if self._mode != "local":
             self._media(name, swanlab.echarts.Table().add(message["columns"], message["rows"]), step)
-            return
+        else:
+            self._texts(name, message, step)
+        self._tables.append((self._given, time.monotonic() + SURELY))
+
+    def _texts(self, name: str, message: Message, step: int) -> None:
+        import swanlab
+
         texts = [swanlab.Text(text, caption=caption) for caption, text in rows_as_text(message["columns"], message["rows"])]
         for part, first in enumerate(range(0, len(texts), ITEMS), start=1):
             self._media(name if part == 1 else f"{name} ({part})", texts[first : first + ITEMS], step)
@@ -178,7 +240,8 @@ class Recorder:
         """Log under a step of its own: swanlab drops what comes twice for the same key and step."""
         step = max(step, self._steps.get(name, -1) + 1)
         self._steps[name] = step
-        self._run.log({name: value}, step=step)
+        self._given += 1
+        self._run.log({self._keys.of(name, "media"): value}, step=step)
 
     def _config(self, message: Message) -> None:
         values = message["values"]
@@ -190,32 +253,68 @@ class Recorder:
     # --- the end ----------------------------------------------------------------------------------------------------------------
 
     def _finish(self, message: Message) -> None:
-        """Finish the run, and say what did not arrive. Without progress of uploads for `timeout` seconds it ends here."""
+        """Finish the run, and say what did not arrive. Without any progress for `timeout` seconds it ends here."""
         over = threading.Event()
-        threading.Thread(target=self._watch_uploads, args=(over,), daemon=True).start()
-        self._run.finish(state=message["state"], error=message["error"])
+        threading.Thread(target=self._watch_progress, args=(over,), daemon=True).start()
+        with self._telling():  # swanlab closes its own log at the end, which fails on a full disk
+            self._run.finish(state=message["state"], error=message["error"])
         over.set()
-        self._say_done(self._pending())
+        self._say_done(self._uploads()[0])
 
-    def _watch_uploads(self, over: threading.Event) -> None:
-        seen, since = self._pending(), time.monotonic()
+    def _watch_progress(self, over: threading.Event) -> None:
+        seen, since = self._progress(), time.monotonic()
         while not over.wait(POLL):
-            pending = self._pending()
-            if pending != seen:
-                seen, since = pending, time.monotonic()
+            now = self._progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
                 self.answer("progress")
             elif time.monotonic() - since > self._timeout:
-                self._say_done(pending)
+                self._say_done(self._uploads()[0])
                 os._exit(0)
+
+    def _progress(self) -> tuple[int, int, int]:
+        """What changes while swanlab gets on: what is written on this machine, what is still to be uploaded, and what has been.
+
+        A file that is sent again is no progress.
+        """
+        pending, sent = self._uploads()
+        self._sent = max(self._sent, sent)
+        return self._flushed.scalars + self._flushed.media, pending, self._sent
 
     def _say_done(self, pending: int) -> None:
         told = self._refusals
-        facts = {"refused": told.values, "requests": told.requests, "reason": told.reason, "alerts": self._steps["alerts"]}
+        facts = {"refused": told.values, "requests": told.requests, "reason": told.reason, "alerts": self._steps[ALERTS]}
+        facts |= {"failed": self._failed, "failure": self._failure}
         self.answer("done", pending=pending, **facts)
 
-    def _pending(self) -> int:
-        """How many records are still to be uploaded."""
-        return upstream.pending(self._run) if self._mode == "online" else 0
+    def _uploads(self) -> tuple[int, int]:
+        return upstream.uploads(self._run) if self._mode == "online" else (0, 0)
+
+
+class Flushed:
+    """How many records swanlab has written, counted through its callbacks."""
+
+    def __init__(self) -> None:
+        self.scalars = self.media = 0
+
+    def callback(self) -> Any:
+        """Return what swanlab.init takes."""
+        import swanlab
+
+        counts = self
+
+        class Count(swanlab.Callback):
+            @property
+            def name(self) -> str:
+                return "longline"
+
+            def on_scalar_flush(self, scalar_records: Sequence[Any], *_args: Any, **_options: Any) -> None:
+                counts.scalars += len(scalar_records)
+
+            def on_media_flush(self, media_records: Sequence[Any], *_args: Any, **_options: Any) -> None:
+                counts.media += len(media_records)
+
+        return Count()
 
 
 class Refusals:
@@ -241,7 +340,7 @@ class Refusals:
         self.values += _values_in(response.request.body)
         self.reason = f"HTTP {response.status_code} {response.reason}".strip()
         if self.requests == 1:
-            self._recorder.answer("trouble", reason=self.reason)
+            self._recorder.answer("trouble", about="refused", reason=self.reason)
 
 
 def _values_in(body: Any) -> int:

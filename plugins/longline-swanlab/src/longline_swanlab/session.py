@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longline import LonglineError
+from longline.text import one_line
 from longline_swanlab import content, variables
 from longline_swanlab.courier import LAUNCH, Courier, Report
 from longline_swanlab.memory import FILE, Memory, recall
@@ -79,7 +80,7 @@ class Session:
             resume = None
         hello = {
             "settings": content.settings(self._config, mode=mode, run_id=run_id, resume=resume),
-            "default_name": run.output_dir.absolute().name,
+            "default_name": one_line(run.output_dir.absolute().name),
             "config": content.run_config(run),
             "continues": before.folder if before is not None and mode == "local" else None,
             "alerts": before.alerts if before is not None else -1,
@@ -124,9 +125,9 @@ class Session:
 
     # --- while it trains --------------------------------------------------------------------------------------------------------
 
-    def send(self, make: Make) -> None:
-        """Queue a message."""
-        self._courier.send(make)
+    def send(self, make: Make, *, table: bool = False) -> None:
+        """Queue a message; a table lets others go first."""
+        self._courier.send(make, table=table)
 
     def news(self) -> str:
         """What went wrong since this was last asked."""
@@ -173,11 +174,15 @@ def _lost(report: Report, memory: Memory) -> str:
         parts.append(f"the process that talks to it ended: {report.died}")
     if report.requests:
         parts.append(f"it refused {report.requests} requests with {report.values} values ({report.reason})")
+    if report.failed:
+        often, which = ("once", "") if report.failed == 1 else (f"{report.failed} times", ", first")
+        parts.append(f"{often} it could not do what it was told{which}: {report.failure}")
     if report.pending:
         parts.append(f"{report.pending} records had not arrived when the run waited no longer")
     if report.dropped:
         parts.append(f"{report.dropped} events were dropped on this machine")
-    way_out = f"; upload what is missing: {_sync(memory, again=True)}" if memory.mode == "online" and not report.died else ""
+    whole = not (report.died or report.failed)  # on this machine, so that it can be uploaded
+    way_out = f"; upload what is missing: {_sync(memory, again=True)}" if memory.mode == "online" and whole else ""
     return f"{'; '.join(parts)}; log.jsonl is complete{way_out}"
 
 

@@ -105,7 +105,7 @@ def _short(error: BaseException) -> str:
     """The innermost reason of a failed request, without the names of objects."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    return re.sub(r"<[^>]*>: ?", "", str(error)).strip() or type(error).__name__
+    return re.sub(r"<[^<>]*>: ?", "", str(error)).strip() or type(error).__name__
 
 
 def count_the_trainer(pid: int) -> None:
@@ -119,19 +119,19 @@ def count_the_trainer(pid: int) -> None:
     psutil.Process = Trainer  # type: ignore[assignment, misc]
 
 
-def begin(settings: Any, hello: Mapping[str, Any]) -> Any:
-    """Call swanlab.init; raises RefusedError or UnreachableError instead of its many errors."""
+def begin(settings: Any, hello: Mapping[str, Any], count: Any) -> Any:
+    """Call swanlab.init with the callback `count`; raises RefusedError or UnreachableError instead of its many errors."""
     import requests
     import swanlab
     from swanlab.exceptions import ApiError, AuthenticationError
 
     config = flat(hello["config"]) if settings.mode == "local" else hello["config"]
-    arguments: dict[str, Any] = {"settings": settings, "config": config}
+    arguments: dict[str, Any] = {"settings": settings, "config": config, "callbacks": [count]}
     if hello["continues"]:
         from longline_swanlab.upstream import continued
 
         # With mode local swanlab would add its own callback, which always makes a new experiment.
-        arguments |= {"mode": "offline", "callbacks": [continued(hello["continues"])]}
+        arguments |= {"mode": "offline", "callbacks": [continued(hello["continues"]), count]}
     try:
         run = swanlab.init(**arguments)
     except ApiError as error:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
@@ -67,13 +71,16 @@ def experiment_in(folder: Path) -> Any:
     return Experiment.get(run_id=folder.name)
 
 
-def pending(run: Any) -> int:
-    """How many records, of values, tables and files, are still to be uploaded; 0 when swanlab doesn't tell."""
+def uploads(run: Any) -> tuple[int, int]:
+    """How many records, of values, tables and files, are still to be uploaded, and how many bytes of files are uploaded.
+
+    Both are 0 when swanlab doesn't tell.
+    """
     core = getattr(run, "_core", None)
-    stats = core.get_operation_stats() if core is not None else None
-    if stats is None or not stats.success:
-        return 0
-    return max(0, int(stats.stats.total_records - stats.stats.uploaded_records))
+    told = core.get_operation_stats() if core is not None else None
+    if told is None or not told.success:
+        return 0, 0
+    return max(0, int(told.stats.total_records - told.stats.uploaded_records)), int(told.stats.uploaded_size)
 
 
 def watch_answers(see: Callable[..., None]) -> None:
@@ -84,6 +91,36 @@ def watch_answers(see: Callable[..., None]) -> None:
         client._get_client()._session.hooks["response"].append(see)
 
 
+def watch_failures(see: Callable[[str], None]) -> None:
+    """Have `see(reason)` called with every error, and with all that is left out, which swanlab only writes into its own log.
+
+    What a server refuses or cannot take now is not among them: `watch_answers` and `uploads` count that. Nor is what it cannot
+    measure of the machine.
+    """
+    import requests
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error, told = sys.exc_info()[1], record.getMessage()
+            seen = "".join(traceback.format_exception(error)) if error else told
+            failed = record.levelno >= logging.ERROR or _LEFT_OUT.search(told)
+            if failed and not (isinstance(error, requests.RequestException) or _REQUEST in told or "probe" in seen):
+                see(_reason(told, error))
+
+    logging.getLogger(_LOGGER).addHandler(Watch(logging.WARNING))
+
+
+def _reason(text: str, error: BaseException | None) -> str:
+    """What an entry of the log says, without time and place, and with the error instead of its traceback."""
+    what = text.split(" - ", 1)[-1].split(": Traceback", 1)[0].split("\n", 1)[0]
+    return f"{what}: {type(error).__name__}: {error}" if error else what
+
+
+_LOGGER = "swanlab.internal"
+_LEFT_OUT = re.compile(r"\b(skipp(ing|ed)|dropped|refusing)\b")
+"""What a warning holds that is of something which is not written or sent."""
+_REQUEST = "[HTTP] "
+"""What an entry of the log holds that tells of a request which a server answered with an error."""
 _LOCAL = "swanlab.deprecated.local"
 _CALLBACK = f"{_LOCAL}:LocalCallbacker"
 _KEPT = (
@@ -108,7 +145,34 @@ def _models_have_what_is_asked() -> bool:
     return fields and {"name", "folder", "type", "experiment_id"} <= set(models.Tag._meta.fields)
 
 
+def _stats_have_what_is_asked() -> bool:
+    fields = resolve_name("swanlab.proto.swanlab.operation.v1.operation_pb2:OperationStats").DESCRIPTOR.fields_by_name
+    return {"total_records", "uploaded_records", "uploaded_size"} <= set(fields)
+
+
+def _tells_its_errors() -> bool:
+    """Try it: what its own `safe.block` keeps from the caller comes to the logger, and so does a warning."""
+    safe, found = resolve_name("swanlab.sdk.internal.pkg.safe"), []
+    logger = logging.getLogger(_LOGGER)
+    before = list(logger.handlers)
+    watch_failures(found.append)
+    try:
+        with safe.block(message="a try", write_to_tty=False):
+            raise OSError("of nothing")
+        resolve_name("swanlab.sdk.internal.pkg.console").warning("a file, skipping", write_to_tty=False)
+    finally:
+        for handler in set(logger.handlers) - set(before):
+            logger.removeHandler(handler)
+    return found == ["a try: OSError: of nothing", "a file, skipping"]
+
+
 ASSUMPTIONS: tuple[Assumption, ...] = (
+    Assumption(
+        "swanlab.internal",
+        "0.10.3",
+        "the logger of this name gets every error that swanlab does not raise while it is handled, and tells of what is left out",
+        _tells_its_errors,
+    ),
     Assumption(
         "swanlab.deprecated.local.LocalCallbacker",
         "0.10.3",
@@ -136,10 +200,11 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
         "swanlab.Run._core",
         "0.10.3",
-        "its get_operation_stats tells how many records there are and how many are uploaded",
+        "its get_operation_stats tells how many records there are and how many are uploaded, and the bytes of files",
         every(
             reads("swanlab:Run.finish", says=("self._core",)),
             reads("swanlab.sdk.protocol.core:CoreProtocol.get_operation_stats"),
+            _stats_have_what_is_asked,
         ),
     ),
     Assumption(
