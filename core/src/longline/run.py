@@ -166,6 +166,7 @@ def _train(state: State, trainer: Any) -> None:
     from transformers import PrinterCallback
 
     from longline.trainers.bridge import HookBridge
+    from longline.trainers.going_on import NothingLeftError, restore_callbacks
     from longline.trainers.trainer import EvaluationStoppedError
 
     state.phase = "train"
@@ -173,11 +174,18 @@ def _train(state: State, trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
     begin = time.perf_counter()
     resume_from = str(state.resumed_from) if state.resumed_from else None
+    if state.resumed_from:
+        restore_callbacks(trainer, state.resumed_from)
+        trainer.args.eval_on_start = False  # the run has started long ago
     try:
         with allocator.keeping() if trainer.args.device.type == "cpu" else nullcontext():
             trainer.train(resume_from_checkpoint=resume_from)
     except EvaluationStoppedError:
         pass  # the one before the first step: there is nothing to save
+    except NothingLeftError as told:
+        if not state.stop.obeyed:
+            state.view.alert("nothing is left to train", str(told), "info")
+            upstream.load_best(trainer)
     finally:
         seconds = time.perf_counter() - begin
         state.summary = replace(state.summary, train_seconds=seconds, steps=trainer.state.global_step)

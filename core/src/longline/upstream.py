@@ -111,6 +111,19 @@ ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 """What optimizers get as `ctx.adam_kwargs`."""
 
 
+def exports_state(callback: Any) -> bool:
+    """Whether a callback has a state that goes into every checkpoint."""
+    from transformers.trainer_callback import ExportableState
+
+    return isinstance(callback, ExportableState)
+
+
+def load_best(trainer: Any) -> None:
+    """Load the best checkpoint at the end, if the arguments ask for it, where the trainer's own end is not reached."""
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        trainer._load_best_model()
+
+
 def use_one_gpu(args: Any) -> None:
     """Keep the trainer from spreading each batch over all GPUs of the process by threads."""
     args._n_gpu = 1
@@ -405,6 +418,29 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
             takes=("model", "trial"),
             says=("run_dir = self._get_output_dir(trial=trial)", "self.state.save_to_json("),
         ),
+    ),
+    _transformers(
+        "Trainer._load_rng_state",
+        "training calls it once after a resume: at the begin of an epoch, or within one just before the next step's batches",
+        reads(f"{_TRAINER}._load_rng_state", takes=("checkpoint",)),
+        reads(
+            f"{_TRAINER}._run_epoch",
+            says=("elif steps_trained_in_current_epoch == 0: self._load_rng_state(", "if rng_to_sync: self._load_rng_state("),
+        ),
+    ),
+    _transformers(
+        "Trainer._load_best_model",
+        "the end of training calls it alone to load the best checkpoint, whose path is in the state",
+        reads(
+            f"{_TRAINER}._finalize_training",
+            says=("if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:",),
+        ),
+    ),
+    _transformers(
+        "trainer_callback.ExportableState",
+        "what a callback of this class returns from state(), attributes among it, is in the trainer's state of a checkpoint",
+        lambda: exports_state(resolve_name("transformers:EarlyStoppingCallback")()),
+        reads(f"{_TRAINER}._save_checkpoint", says=("self.state.stateful_callbacks[cb_name]", "cb_state = cb.state()")),
     ),
     _transformers(
         "Trainer._get_output_dir",

@@ -40,6 +40,7 @@ _KERNELS = "kernels are plugins, so that one that does not fit is an error"
 REFUSED: Mapping[str, str] = {
     "output_dir": "set `output_dir` at the top of the config",
     "resume_from_checkpoint": "use `longline train CONFIG --resume`",
+    "restore_callback_states_from_checkpoint": "a resumed run always gives callbacks what they had",
     **dict.fromkeys(
         ("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _TRACKER
     ),

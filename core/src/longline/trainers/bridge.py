@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from longline.events import Completions
 from longline.parallel.ranks import most
 from longline.plugins.metrics import Metrics
+from longline.trainers.going_on import NothingLeftError, find_best, nothing_left, owes_evaluation
 from longline.trainers.isolation import require_isolation
 from longline.trainers.plugin_states import restore
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
@@ -37,11 +38,26 @@ class HookBridge(TrainerCallback):
         before = self.trainer.count_tokens_from(state.log_history)
         self.state.begin_at(state.global_step, before)
         restore(self.run.plugins, self.state.restored)
+        if self.run.resumed_from:
+            self._go_on(args, state)
         if state.max_steps != self.run.plan.steps:  # a data loader of a plugin's own, or rows that were left out
             self.state.replan(
                 replace(self.run.plan, steps=state.max_steps).with_fact("steps", str(state.max_steps), "the trainer")
             )
         self.run.hook.on_train_begin(run=self.run, trainer=self.trainer)
+        if why := nothing_left(self.trainer):
+            raise NothingLeftError(why)
+
+    def _go_on(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Put right what the trainer takes from its state as it was saved."""
+        self.trainer.owes_evaluation = owes_evaluation(args, state)
+        # How often is the config's word, and not the checkpoint's.
+        state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]
+        if lost := find_best(self.run, state):
+            self.run.alert("the best checkpoint is gone", lost)
+        for event in state.log_history:
+            values = {name: value for name, value in event.items() if name != "step"}
+            self.state.record(values, int(event["step"]), event.get("epoch", 0.0))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -59,12 +75,12 @@ class HookBridge(TrainerCallback):
         self._tell_completions(state.global_step)
         self.run.hook.on_step_end(run=self.run, step=state.global_step)
         if self._asked_to_stop():
-            self._stop(control, save=True)
+            control.should_evaluate, control.should_save = False, True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The trainer ends an epoch also when it was stopped within one: nothing more is evaluated or saved then."""
         if self.state.stop.obeyed:
-            self._stop(control, save=False)
+            control.should_evaluate = control.should_save = False
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A signal ends an evaluation at once: it may take longer than anyone wants to wait."""
@@ -98,7 +114,9 @@ class HookBridge(TrainerCallback):
         self.run.hook.on_evaluate(run=self.run, metrics=MappingProxyType(dict(metrics or {})), step=state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A checkpoint is complete."""
+        """A checkpoint is complete; it was the last one if a signal asked for it."""
+        # Not before: a checkpoint keeps whether the run was over, and this one is not.
+        control.should_training_stop |= self.state.stop.obeyed
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.run.hook.on_checkpoint(run=self.run, path=path, step=state.global_step)
 
@@ -119,8 +137,3 @@ class HookBridge(TrainerCallback):
         stop.signum = asked
         stop.obeyed = True
         return True
-
-    def _stop(self, control: TrainerControl, *, save: bool) -> None:
-        control.should_training_stop = True
-        control.should_evaluate = False
-        control.should_save = save

@@ -22,6 +22,7 @@ from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
 from longline.trainers import plugin_states
+from longline.trainers.going_on import NothingLeftError, nothing_left
 from longline.trainers.sampling import LengthGroupedSampler
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class LonglineTrainer(Trainer):
     fewer; and the further columns that somebody asked for, on the device."""
     start: starts.Start
     """What the adapter took from the base when it began, empty if nothing; it is saved with the adapter."""
+    owes_evaluation = False
+    """Whether the checkpoint that a resumed run goes on from should have been evaluated, and was not."""
     wants_logits = False
     """Whether an evaluation is going on that needs the logits of all tokens."""
 
@@ -272,12 +275,28 @@ class LonglineTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """An evaluation that a signal ended is followed by the checkpoint that the signal promised."""
+        before = torch.get_rng_state()
         try:
             super()._maybe_log_save_evaluate(*args, **kwargs)
         except EvaluationStoppedError:
-            self.control.should_training_stop = True
+            torch.set_rng_state(before)  # a resumed run evaluates from here
             self._save_checkpoint(self.model_wrapped, None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Evaluate what the checkpoint owes before the next step, where the run that was not interrupted did.
+
+        Raises:
+            NothingLeftError: that evaluation stopped the run.
+        """
+        super()._load_rng_state(checkpoint)
+        if not self.owes_evaluation:
+            return
+        self.owes_evaluation = False
+        self.control.should_evaluate = self.control.should_save = True
+        self._maybe_log_save_evaluate(torch.zeros(()), None, self.model, None, self.state.epoch, None, time.time())
+        if self.control.should_training_stop:
+            raise NothingLeftError(nothing_left(self) or "a callback ended the run")
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where checkpoints go: the staging folder while one is written."""
