@@ -319,6 +319,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
         trainer_class=run.hook.provide_trainer_class(run=run),
         collator=run.hook.provide_collator(run=run, tokenizer=made.tokenizer),
     )
+    _stop_as_learnt(state, made)
     loss = run.hook.provide_loss(run=run, model=made.model)
     built: Any = run.method.build(parts, args)
     built.attach(run, loss, parts.describe_rows, state.start)
@@ -336,6 +337,19 @@ def shapers(state: State) -> str:
     """The plugins that may make a loaded model another one than its files say."""
     hooks = ("pre_model_load", "provide_model", "post_model_load")
     return ", ".join(plugin.name for plugin in state.plugins if any(hasattr(plugin.instance, hook) for hook in hooks))
+
+
+def _stop_as_learnt(state: State, made: Ingredients) -> None:
+    """Let the model end with the tokens that it learns to end with: a base knows its own alone, and would go on behind others."""
+    from longline import endings
+
+    if state.view.output != "tokens":
+        return
+    tokens = {int(made.tokenizer.convert_tokens_to_ids(token)): token for token in made.data.report.ends}
+    new = endings.join(made.model, list(tokens))
+    if new:
+        ends = ", ".join(tokens[token] for token in new)
+        state.view.fact("answers end with", ends, "as the data has it; joins eos_token_id in generation_config.json")
 
 
 def save(state: State, trainer: Any) -> None:

@@ -124,3 +124,32 @@ def test_a_row_of_a_single_turn_is_prepared(jsonl, chat):
     with pytest.raises(DataError, match="is no token of this tokenizer") as caught:
         prepare(wrong, published("glm4moe"), kind=SAMPLE, seed=0)
     assert "<|user|>" in str(caught.value.hint)
+
+
+THOUGHT = {**ANSWER, "thinking": "Well."}
+STOPS = [
+    ("glm4moe", [ASKED, calling(1), RESULT, ANSWER], {"<|observation|>": 1, "<|user|>": 1}),
+    ("qwen2_5", [ASKED, calling(1), RESULT, ANSWER], {"<|im_end|>": 2}),
+    ("gemma4", [ASKED, calling(1, content="Let me look."), RESULT, ANSWER], {"<|tool_response>": 1, "<turn|>": 2}),
+    # Earlier answers end with <|end|>, which also stands behind the thought of the last one.
+    ("gptoss", [ASKED, ANSWER, ASKED, THOUGHT], {"<|return|>": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "ends", "train_on"), [*((*stop, "assistant") for stop in STOPS), (*STOPS[-1], "all")]
+)
+def test_the_report_knows_what_ends_answers_and_does_not_stand_inside_of_one(jsonl, name, messages, ends, train_on):
+    path = jsonl([{"messages": messages, "tools": TOOLS}])
+    section = DataSection(train=[path], cache=False, train_on=train_on)
+    assert prepare(section, published(name), kind=SAMPLE, seed=0).report.sources[0].ends == ends
+
+
+def test_texts_without_turns_end_with_the_special_token_that_is_learnt_last(jsonl):
+    tokenizer = published("qwen2_5")
+    pieces = [{"text": "Hello?", "train": False}, {"text": "Fine.<|im_end|>", "train": True}]
+    section = DataSection(train=[jsonl([{"segments": pieces}, {"segments": pieces * 2}])], cache=False)
+    assert prepare(section, tokenizer, kind=SAMPLE, seed=0).report.ends == ["<|im_end|>"]
+    inside = [pieces[0], {"text": "A<|im_end|>B<|im_end|>", "train": True}]
+    section = DataSection(train=[jsonl([{"segments": pieces}, {"segments": inside}])], cache=False)
+    assert prepare(section, tokenizer, kind=SAMPLE, seed=0).report.ends == []

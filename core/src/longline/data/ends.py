@@ -87,6 +87,9 @@ class Ends:
         self._closing: dict[bool, set[str] | None] = {}
         self._whole: dict[tuple[str, bool], bool] = {}
         self._missing: dict[tuple[bool, bool], str] = {}
+        self._known: set[str] = set()
+        self.inside: set[str] = set()
+        """Tokens that end some answers and stand in the middle of others, as the template writes them."""
 
     def find(
         self, rendering: Rendering, messages: Sequence[Message], number: int, region: Span, tools: Any
@@ -152,6 +155,27 @@ class Ends:
         regions = [rendering.text[start:end].rstrip() for start, end in rendering.regions.get(number, ())]
         written = [within for within in regions if within]
         return written[0] if len(written) == 1 else None
+
+    def remember(self, text: str, spans: Sequence[Span], ends: Sequence[int], message: Message) -> None:
+        """Note the tokens that end an answer, and whether one of those known stands elsewhere in its learnt spans."""
+        self._known.update(self.tokens.at(text, end) for end in ends)
+        for token in self._known - self.inside:
+            for start, stop in spans:
+                place = text.find(token, start, stop)
+                # What the author of a row wrote says nothing of the template.
+                if 0 <= place < stop - len(token) and token not in str(message):
+                    self.inside.add(token)
+
+    def last(self) -> str:
+        """The token that ends a plain last answer; empty where that can't be told."""
+        asked = Conversation([_ASKED, _PLAIN], [None, None])
+        try:
+            rendering, _ = self.completed(self._render(asked), asked)
+            regions = rendering.regions.get(1, ())
+            end = self.find(rendering, asked.messages, 1, regions[-1], None)[1] if regions else None
+        except TemplateError:
+            return ""
+        return "" if end is None else self.tokens.at(rendering.text, end)
 
     # --- an answer that nothing follows -------------------------------------------------------------------------------------------
 

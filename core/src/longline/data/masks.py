@@ -68,9 +68,10 @@ class ChatMasker:
             if not learnt[number]:
                 continue
             find = self._around_results if number in answering else self._message
-            found, end = find(rendering, conversation, number)
-            if message["role"] == "assistant" and end is not None:
-                ends.append(end)
+            found, closed = find(rendering, conversation, number)
+            if message["role"] == "assistant":
+                ends += closed
+                self.ends.remember(rendering.text, found, closed, message)
             spans.extend(span for span in found if span[0] < span[1])
         return Piece(rendering.text, spans, ends, chat=True)
 
@@ -96,25 +97,28 @@ class ChatMasker:
                 spans.append((start, region[0]))
                 start = region[1]
             elif message["role"] == "assistant" and number in rendering.regions:
-                end = self._end(rendering, conversation, number, rendering.regions[number][-1])[1]
-                ends.extend([] if end is None else [end])
+                region = rendering.regions[number][-1]
+                stop, end = self._end(rendering, conversation, number, region)
+                closed = _listed(end)
+                ends += closed
+                self.ends.remember(rendering.text, [(region[0], stop)], closed, message)
         spans.append((start, len(rendering.text)))
         return Piece(rendering.text, [span for span in spans if span[0] < span[1]], ends, chat=True)
 
-    def _message(self, rendering: Rendering, conversation: Conversation, number: int) -> tuple[list[Span], int | None]:
-        """The learnt spans of one message, and where its end-of-turn token starts if it has one."""
+    def _message(self, rendering: Rendering, conversation: Conversation, number: int) -> tuple[list[Span], list[int]]:
+        """The learnt spans of one message, and where its end-of-turn tokens start."""
         message = conversation.messages[number]
         region = self._region(rendering, message, number)
         stop, terminator = self._end(rendering, conversation, number, region)
         marked = [span for span in rendering.generated if region[0] <= span[0] and span[1] <= region[1]]
         if message["role"] != "assistant":
             start = self._content_start(rendering.text, region, message, number)
-            return [(start, stop)], terminator
+            return [(start, stop)], _listed(terminator)
         if not marked:
-            return [(region[0] + len(self._header(rendering, conversation, number, region)), stop)], terminator
+            return [(region[0] + len(self._header(rendering, conversation, number, region)), stop)], _listed(terminator)
         if rendering.text[marked[-1][1] : stop if terminator is None else terminator].strip():
             raise TemplateError(f"message {number + 1}: the template's generation block leaves out part of the answer")
-        return [*marked[:-1], (marked[-1][0], max(stop, stripped_end(rendering.text, marked[-1])))], terminator
+        return [*marked[:-1], (marked[-1][0], max(stop, stripped_end(rendering.text, marked[-1])))], _listed(terminator)
 
     def _region(self, rendering: Rendering, message: Message, number: int) -> Span:
         """The one stretch of text that a message wrote, which must hold what it says and calls."""
@@ -160,7 +164,7 @@ class ChatMasker:
                 "use a template with {% generation %} marks"
             )
 
-    def _around_results(self, rendering: Rendering, conversation: Conversation, number: int) -> tuple[list[Span], int | None]:
+    def _around_results(self, rendering: Rendering, conversation: Conversation, number: int) -> tuple[list[Span], list[int]]:
         """What is learnt of an answer that holds tool results: the call with its end, and the content if it stands behind them.
 
         Where the results begin is seen from the answer alone, where they end from the same answer with other results.
@@ -184,10 +188,10 @@ class ChatMasker:
         call, closed = (start, region[0] + called), region[0] + called - len(token)
         said = _said(conversation.messages[number])
         if not said or said in within[:called]:
-            return [call], closed
+            return [call], [closed]
         stop, ending = self._end(rendering, conversation, number, region)
         place = self._behind_results(conversation, number, within, said)
-        return [call, (region[0] + place, stop)], closed if ending is None else ending
+        return [call, (region[0] + place, stop)], [closed, *_listed(ending)]
 
     def _alone(self, conversation: Conversation, number: int) -> tuple[str, int | None]:
         """What an answer writes when nothing comes behind it, and where its end-of-turn token starts in that."""
@@ -303,6 +307,10 @@ class ChatMasker:
             return self.template.render(messages, tools, add_generation_prompt=generating).text
         except TemplateError:
             return None
+
+
+def _listed(end: int | None) -> list[int]:
+    return [] if end is None else [end]
 
 
 def _first_form(conversation: Conversation, render: Callable[..., Rendering]) -> tuple[Conversation, Rendering]:

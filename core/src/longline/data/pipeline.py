@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -63,6 +63,7 @@ class Encoded:
     beside: Values
     kept: Values
     wrong: str = ""
+    ends: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -93,6 +94,8 @@ class SourceRun:
     rule: TooLong = field(init=False)
     too_long: list[str] = field(default_factory=list)
     templated: list[int] = field(default_factory=lambda: [0, 0])
+    ends: Counter[int] = field(default_factory=Counter)
+    inside: set[int] = field(default_factory=set)
 
     def run(self) -> None:
         """Read the whole source. Raises DataError for anything that is not one row's fault."""
@@ -117,8 +120,19 @@ class SourceRun:
                 self._add_all(encoded.result())
         self._refuse_long()
         self.report.note = reader.note(*self.templated)
+        self.report.ends = self._ends()
         self.report.detail = self.tools.kind.detail(self.report)
         self.report.seconds = time.perf_counter() - started
+
+    def _ends(self) -> dict[str, int]:
+        """The tokens that end answers; of prompts the one that the template puts behind an answer."""
+        ends = self.tools.masker.ends if self.tools.masker else None
+        if not self.tools.kind.learns:
+            last = ends.last() if ends and self.templated[1] else ""
+            return {last: 0} if last else {}
+        name = self.tools.encoder.backend.id_to_token
+        found = {str(name(token)): count for token, count in self.ends.items() if token not in self.inside}
+        return {token: count for token, count in found.items() if not ends or token not in ends.inside}
 
     def _refuse_long(self) -> None:
         if not self.too_long:
@@ -246,8 +260,19 @@ class SourceRun:
                 tokens.columns = _cut(values, tokens)
         except RowError as error:
             return Encoded(row.origin, None, row.beside, row.kept, str(error))
+        ends = [end for tokens in parts for end in tokens.ends or self._last(tokens)]
         tokens, beside = self.tools.kind.join(parts, row.beside)
-        return Encoded(row.origin, tokens, beside, {**row.kept, **tokens.columns})
+        return Encoded(row.origin, tokens, beside, {**row.kept, **tokens.columns}, ends=ends)
+
+    def _last(self, tokens: Tokens) -> list[int]:
+        """The special token with which a text without turns ends, unless it also stands in the middle of what is learnt."""
+        last = int(tokens.labels[-1]) if len(tokens.labels) else IGNORED
+        if tokens.truncated or last not in self.tools.encoder.special:
+            return []
+        learnt = tokens.labels[1:] != IGNORED
+        if bool((learnt & (tokens.labels[:-1] == last)).any()):
+            self.inside.add(last)
+        return [last]
 
     def _tokens(self, pieces: Sequence[Written]) -> Iterator[Tokens]:
         """Tokens of each piece, in order; texts go through the tokenizer together."""
@@ -297,6 +322,7 @@ class SourceRun:
             report.truncated_kept += tokens.truncated
             report.lost += cut
             report.terminators += tokens.terminators
+            self.ends.update(row.ends)
             kind.count(report, row.beside)
         else:
             report.lost += len(tokens.ids) + cut if tokens.truncated else 0

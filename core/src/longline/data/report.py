@@ -34,8 +34,9 @@ class SourceReport:
     `straddling` rows a token starts in what is masked and ends in what is learnt, so it is masked (in answers to compare it is
     learnt). Rows are pairs, labelled answers or prompts where the method asks for these; the tokens of a pair are those of
     both answers, each with the prompt. `identical` pairs do not differ within max_length and are left out; `good` counts
-    the labels that are true, and `detail` is what the kind of row says of what was kept. `notices` are what was noticed of rows, by
-    the text that tells of it.
+    the labels that are true, and `detail` is what the kind of row says of what was kept. `ends` are the tokens that end answers,
+    with how often they are learnt, without such as also stand inside of answers; `notices` are what was noticed of rows, by the
+    text that tells of it.
     """
 
     name: str
@@ -67,6 +68,7 @@ class SourceReport:
     trained_tokens: int = 0
     terminators: int = 0
     straddling: int = 0
+    ends: dict[str, int] = field(default_factory=dict)
     notices: dict[str, Notice] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float = 0.0
@@ -144,6 +146,11 @@ class DataReport:
     def bad(self) -> int:
         """How many rows of all sources could not be read."""
         return sum(source.bad for source in self.sources)
+
+    @property
+    def ends(self) -> list[str]:
+        """The tokens that end the answers of the training data."""
+        return list(dict.fromkeys(token for source in self.sources if source.split == "train" for token in source.ends))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for JSON."""

@@ -38,6 +38,7 @@ class Encoder:
         whole = tokenizer("a", add_special_tokens=True)["input_ids"]
         starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
         self.vocabulary = len(tokenizer)
+        self.special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self.prefix: list[int] = list(whole[: starts[0]]) if starts else []
         self._finder = Finder(self.backend)
 
@@ -88,9 +89,9 @@ def _labelled(
     ends = [end + len(prefix) for end in found.terminators]
     # A text that ends with the token by itself gets no second one.
     if suffix and (not len(ids) or ids[-1] != suffix[0]):
-        learnt = bool(piece.spans) and piece.spans[-1][1] == len(piece.text)
+        to_end = bool(piece.spans) and piece.spans[-1][1] == len(piece.text)
         ids = np.append(ids, np.int32(suffix[0]))
-        labels = np.append(labels, np.int32(suffix[0] if learnt else IGNORED))
+        labels = np.append(labels, np.int32(suffix[0] if to_end else IGNORED))
     if prefix and ids[: len(prefix)].tolist() != prefix:
         ids = np.concatenate([np.array(prefix, dtype=np.int32), ids])
         labels = np.concatenate([np.full(len(prefix), IGNORED, dtype=np.int32), labels])
@@ -101,5 +102,5 @@ def _labelled(
     # Nothing comes before the first token that would predict it; in a packed row the end of another sample would.
     if len(labels) and not first_too:
         labels[0] = IGNORED
-    learnt_ends = sum(end < len(labels) and bool(labels[end] != IGNORED) for end in ends)
-    return Tokens(ids, labels, learnt_ends, truncated, any(found.straddles), whole)
+    learnt = [int(ids[end]) for end in ends if end < len(labels) and labels[end] != IGNORED]
+    return Tokens(ids, labels, len(learnt), truncated, any(found.straddles), whole, ends=learnt)

@@ -97,7 +97,8 @@ class Tokens:
     """One sample, or one part of it: ids and labels (int32, equally long), and how many end-of-turn tokens are learnt.
 
     `straddles`: a token starts before a learnt span and ends in it; it is masked unless `encode` was told otherwise. `whole` is
-    how many tokens there were before it was cut. `columns` are aligned to the ids, [tokens] or [tokens, k].
+    how many tokens there were before it was cut. `columns` are aligned to the ids, [tokens] or [tokens, k]; `ends` are the learnt
+    end-of-turn tokens.
     """
 
     ids: Ints
@@ -107,3 +108,4 @@ class Tokens:
     straddles: bool = False
     whole: int = 0
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    ends: list[int] = field(default_factory=list)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from longline import endings
 from longline.errors import ModelError
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def answer_all(
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that end an answer: the tokenizer's and those of the model's own generation config."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    listed = own if isinstance(own, list) else [own]
-    return sorted({int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None})
+    return sorted({*endings.of(model), *([] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)])})
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline import artifacts, stages, upstream, vocabulary
+from longline import artifacts, endings, stages, upstream, vocabulary
 from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError
@@ -147,6 +147,7 @@ def load_weights(target: Target, tokenizer: PreTrainedTokenizerBase, dtype: Dtyp
     state.view.hook.post_model_load(run=state.view, model=model, role=stages.POLICY)
     if target.weights is not None and adapter:
         model = put_on(model, target.weights, target.section.path)
+        endings.read(model, target.weights)
     ready: PreTrainedModel = model.to(state.plan.device).eval()
     return ready
 

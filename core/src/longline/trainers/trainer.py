@@ -17,7 +17,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from longline import artifacts, upstream
+from longline import artifacts, endings, upstream
 from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
@@ -339,6 +339,8 @@ class LonglineTrainer(Trainer):
         super()._save(output_dir, _gathered(state_dict))
         folder = Path(str(output_dir or self.args.output_dir))
         (folder / upstream.ARGUMENTS_FILE).unlink(missing_ok=True)
+        if (folder / starts.CONFIG).is_file():
+            endings.write(self.accelerator.unwrap_model(self.model), folder)
         if self.start and self.args.should_save:
             starts.pack(folder, self.start)
 

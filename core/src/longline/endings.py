@@ -1,0 +1,40 @@
+"""Where a model stops writing: the tokens that its generation config says end an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def of(model: Any) -> list[int]:
+    """The ids with which a model ends by itself."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return [int(token) for token in (own if isinstance(own, list) else [own]) if token is not None]
+
+
+def join(model: Any, tokens: Sequence[int]) -> list[int]:
+    """Let a model end with these tokens too; returns those that are new to it."""
+    old = of(model)
+    new = [token for token in dict.fromkeys(tokens) if token not in old]
+    if new and getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = [*old, *new]
+    return new
+
+
+def write(model: Any, folder: Path) -> None:
+    """Put the generation config beside a saved adapter: peft doesn't, and that of the base knows nothing of what was learnt."""
+    config = getattr(model, "generation_config", None)
+    if config is not None:
+        config.to_json_file(folder / GENERATION_CONFIG_NAME)  # unchecked: what the base came with need not be valid
+
+
+def read(model: Any, folder: Path) -> None:
+    """Give a model with its adapter on the generation config that was saved with it: the base has it, so that merging keeps it."""
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.get_base_model().generation_config = GenerationConfig.from_pretrained(str(folder))
