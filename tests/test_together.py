@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,6 +252,53 @@ def wait_for(condition: Any, process: subprocess.Popen, terminal: Path, seconds:
         assert process.poll() is None, read(terminal)
         assert time.monotonic() < end, read(terminal)
         time.sleep(0.01)
+
+
+# --- a run that is killed -------------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from longline import Plugin, PluginConfig, hookimpl
+from longline.config.loader import load_config
+from longline.plugins import LoadedPlugin
+from longline.run import train
+
+class At(Plugin):
+    @hookimpl
+    def on_step_end(self, step):
+        if step == 5:
+            time.sleep(1.5)  # the tracker's queue is emptied
+            os.kill(os.getpid(), signal.SIGKILL)
+
+train(load_config(Path(sys.argv[1])), plugins=[LoadedPlugin.of(At(PluginConfig()))])
+"""
+
+
+def test_after_a_kill_the_dashboard_has_the_rows_that_the_files_have(run_config, preference_rows, tmp_path):
+    """The table of step 4 reaches over the checkpoint of step 3: the dashboard replaces it when step 4 is made again."""
+    config = run_config(
+        method="dpo",
+        data={"train": [{"path": str(preference_rows)}]},
+        trainer={"max_steps": 8, "save_strategy": "steps", "save_steps": 3},
+        plugins={
+            "completions": {"every": 2},
+            "swanlab": {"project": "together", "mode": "local", "log_dir": str(tmp_path / "swanlog")},
+        },
+    )
+    done = subprocess.run([sys.executable, "-c", KILLED, str(config)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    resumed = [*LONGLINE, "train", str(config), "--resume"]
+    done = subprocess.run(resumed, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [row for path in (tmp_path / "run" / "completions").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    dashboard = SWANLAB.Dashboard(tmp_path / "swanlog")
+    try:
+        dashboard.wait()
+        shown = [int(re.search(r"\bstep (\d+)", caption)[1]) for _, caption, _ in dashboard.texts("completions")]
+    finally:
+        dashboard.stop()
+    assert sorted(shown) == sorted(row["step"] for row in rows) == sorted([*range(1, 9)] * 2)
 
 
 # --- the examples and their table -----------------------------------------------------------------------------------------------

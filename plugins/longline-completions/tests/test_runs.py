@@ -141,7 +141,11 @@ def test_after_a_crash_steps_are_made_again_and_none_is_lost(run_longline, run_c
     with pytest.raises(HookError):
         run_longline(config, plugins=[plugin(every=2), Fail(6)])
     assert list(tables(tmp_path / "run")) == ["step-000002.parquet", "step-000004.parquet", "step-000005.parquet"]
-    outcome = run_longline(config, plugins=[plugin(every=2)], resume="last")
+    shown = kit.Shown()
+    outcome = run_longline(config, plugins=[plugin(every=2), shown], resume="last")
+    assert shown.steps() == [[3] * 2, [4] * 2, [5] * 2 + [6] * 2, [7] * 2 + [8] * 2], (
+        "what is left of a table that was shown too"
+    )
     assert tables(outcome.output_dir) == {
         "step-000002.parquet": [1] * 2 + [2] * 2,
         "step-000003.parquet": [3] * 2,

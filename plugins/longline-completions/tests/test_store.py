@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from longline import Table
-from longline_completions.store import PENDING, Facts, Store, facts, read, tables
+from longline_completions.store import PENDING, Facts, Rewound, Store, facts, read, tables
 
 FACTS = Facts("run-1", "dpo", "margin", "last", 80)
 HARD = [
@@ -198,7 +198,7 @@ def test_rows_after_the_checkpoint_go_and_rows_before_it_stay(store):
     for last in (100, 200, 300):
         store.write(table(last, [(step, "p", 0.5) for step in range(last - 99, last + 1)]), FACTS)
     rewound = store.rewind(150)
-    assert (rewound.pending, rewound.unreadable) == (None, ())
+    assert rewound == Rewound((store.folder / "step-000150.parquet",))
     assert names(store) == ["step-000100.parquet", "step-000150.parquet"]
     assert steps(store.folder / "step-000150.parquet") == list(range(101, 151))
     assert facts(pq.read_schema(store.folder / "step-000150.parquet").metadata)["score"] == "margin"
@@ -217,17 +217,17 @@ def test_a_killed_run_gets_its_pending_rows_back(store):
     store.write(table(100, [(100, "p", 0.5)]), FACTS)
     store.write_pending(table(150, [(149, "p", 0.5), (150, "q", 0.5)]), FACTS)
     rewound = store.rewind(150)
-    assert rewound.pending == store.folder / "step-000150.parquet"
-    assert steps(rewound.pending) == [149, 150]
+    assert rewound.kept == (store.folder / "step-000150.parquet",)
+    assert steps(rewound.kept[0]) == [149, 150]
     assert names(store) == ["step-000100.parquet", "step-000150.parquet"]
-    assert store.rewind(150).pending is None, "once"
+    assert store.rewind(150).kept == (), "once"
 
 
 def test_pending_rows_after_the_checkpoint_are_made_again(store):
     store.write_pending(table(150, [(120, "p", 0.5), (150, "q", 0.5)]), FACTS)
-    assert steps(store.rewind(130).pending) == [120]
+    assert [steps(path) for path in store.rewind(130).kept] == [[120]]
     store.write_pending(table(150, [(150, "q", 0.5)]), FACTS)
-    assert store.rewind(149).pending is None
+    assert store.rewind(149).kept == ()
     assert names(store) == ["step-000130.parquet"]
 
 

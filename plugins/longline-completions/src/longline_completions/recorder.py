@@ -32,13 +32,16 @@ class Recorder:
     # --- events, in the order of time -------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
-        """Training starts after `step`: forget what later steps left, and show what was never shown."""
+        """Training starts after `step`: forget what later steps left, and show what is left of it.
+
+        Nobody was shown what was pending; and a tracker replaces the table that a row stood in when its step is made again.
+        """
         self.step = step
         rewound = self.store.rewind(step)
         for text in rewound.unreadable:
             self.run.alert("a table of completions is lost", f"{text}; it was made after the checkpoint and is made again")
-        if rewound.pending:
-            columns, rows = read(rewound.pending)
+        for path in rewound.kept:
+            columns, rows = read(path)
             self._raise(Table(FOLDER, columns, tuple(tuple(row.values()) for row in rows), step))
 
     def add(self, completions: Completions, step: int) -> None:

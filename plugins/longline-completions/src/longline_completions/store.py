@@ -75,7 +75,7 @@ class Store:
         """Take the folder back to `step`: rows after it will be made again, rows up to it stay, also those still pending."""
         if not self.folder.is_dir():
             return Rewound()
-        pending, unreadable = None, []
+        kept, unreadable = [], []
         later = [path for last, path in tables(self.folder) if last > step]
         for path in [*later, self.folder / PENDING]:
             try:
@@ -85,15 +85,13 @@ class Store:
             except errors() as error:
                 unreadable.append(f"{path.name}: {first_line(error)}")
                 rows = None
-            kept = None
             if rows is not None and rows.num_rows:
-                kept = self._free(step)
-                self._publish(rows, kept)
-            pending = kept if path.name == PENDING else None
+                kept.append(self._free(step))
+                self._publish(rows, kept[-1])
             path.unlink()
         for path in self.folder.glob(".*.parquet.*"):  # what a killed process left half written
             path.unlink()
-        return Rewound(pending, tuple(unreadable))
+        return Rewound(tuple(kept), tuple(unreadable))
 
     def _free(self, step: int) -> Path:
         """A name that no table has. Two tables of a step are rare: rows that came after the first one, and no step after it."""
@@ -141,11 +139,11 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """What `Store.rewind` found: the new table of rows that were pending, which nobody was shown yet, and files that could not
-    be read, with the reason.
+    """What `Store.rewind` found: the new tables, of rows that were pending or in a table with later ones, and files that could
+    not be read, with the reason.
     """
 
-    pending: Path | None = None
+    kept: tuple[Path, ...] = ()
     unreadable: tuple[str, ...] = ()
 
 
