@@ -260,11 +260,15 @@ def test_broken_chat_rows_are_named_with_their_line(prepared, row, message):
         ),
         ({"segments": [{"text": "ab cd", "train": True}]}, {"segments": [{"text": "", "train": True}]}, "all pieces are empty"),
         ({"input_ids": [1, 2]}, {"input_ids": []}, "must be a list of integers"),
-        ({"input_ids": [1, 2]}, {"input_ids": [1, "2"]}, "holds something that is no token id"),
-        ({"input_ids": [1, 2]}, {"input_ids": [1, True]}, "holds something that is no token id"),
+        ({"input_ids": [1, 2]}, {"input_ids": [1, "2"]}, "token id 2 is '2', a str"),
+        ({"input_ids": [1, 2]}, {"input_ids": [1, True]}, "token id 2 is 'True', a bool"),
         ({"input_ids": [1, 2]}, {"input_ids": [1, 2], "labels": [1]}, "2 token ids, but 1 labels"),
         ({"input_ids": [1, 2]}, {"input_ids": [1, 2], "labels": [1, -3]}, None),
-        ({"input_ids": [1, 2]}, {"input_ids": [1, 99_999_999]}, "the token id 99999999 is not in the vocabulary"),
+        (
+            {"input_ids": [1, 2]},
+            {"input_ids": [1, 99_999_999]},
+            "token id 2 is 99999999, which is not in the vocabulary of 344",
+        ),
     ],
 )
 def test_broken_rows_of_other_formats(prepared, good, bad, message):

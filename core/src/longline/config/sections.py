@@ -136,6 +136,8 @@ class ColumnsSection(Section):
     """tokenized: token ids."""
     labels: str | None = None
     """tokenized: labels, -100 where masked."""
+    attention_mask: str | None = None
+    """tokenized: 1 for each token, 0 where the row is padded (usual: attention_mask)."""
 
 
 class SourceSection(Section):

@@ -124,7 +124,9 @@ def _learnt(section: KeepSection, values: Sequence[tuple[Any, Sample | None]], s
 def _is_aligned(array: np.ndarray[Any, Any], sample: Sample | None) -> bool:
     """Whether values are as many as the token ids that a row came with."""
     parts = sample.parts if sample else ()
-    return array.ndim > 0 and len(parts) == 1 and isinstance(parts[0], TokenRow) and len(parts[0].ids) == len(array)
+    if array.ndim == 0 or len(parts) != 1 or not isinstance(parts[0], TokenRow):
+        return False
+    return len(parts[0].ids) + sum(parts[0].padding) == len(array)
 
 
 def _dtype(arrays: Iterable[np.ndarray[Any, Any]]) -> str:

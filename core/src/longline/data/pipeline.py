@@ -17,6 +17,7 @@ import numpy as np
 
 from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
+from longline.data.ready import TokenChecks, as_tokens
 from longline.data.report import LISTED_BAD_ROWS, SourceReport
 from longline.data.splitting import pieces
 from longline.data.template import TemplateError
@@ -92,6 +93,7 @@ class SourceRun:
     format: Format = field(init=False)
     opened: Opened = field(init=False)
     rule: TooLong = field(init=False)
+    checks: TokenChecks = field(init=False)
     too_long: list[str] = field(default_factory=list)
     templated: list[int] = field(default_factory=lambda: [0, 0])
     ends: Counter[int] = field(default_factory=Counter)
@@ -105,6 +107,7 @@ class SourceRun:
         if not head:
             raise DataError(f"{self.section.path}: there are no rows")
         reader = self._open(head)
+        self.checks = TokenChecks(self.tools.encoder, self.tools.notes)
         self._learn(head, reader)
         # The tokenizer works without the interpreter's lock and on all cores, so the next rows are rendered in the meantime;
         # there are two workers, so that it goes on while one makes labels of what it gave.
@@ -242,6 +245,8 @@ class SourceRun:
         for piece in pieces:
             if isinstance(piece, Piece):
                 refuse_halves(piece.text, "the text")
+            else:
+                self.checks.check(piece)
         kept, aligned = self.tools.keeping.values(row, sample)
         # How many went through the chat template is told, since text that should have and did not trains on another form.
         self.templated[isinstance(pieces[0], Piece) and pieces[0].chat] += 1
@@ -287,7 +292,7 @@ class SourceRun:
         raws = iter(encode(texts, raw=True, add_eos=section.add_eos and self.format.adds_eos, **options))
         for piece in pieces:
             if isinstance(piece, TokenRow):
-                yield _ready(piece, limit, section.join)
+                yield as_tokens(piece, limit, first=section.join)
             else:
                 yield next(chats if piece.chat else raws)
 
@@ -361,18 +366,10 @@ def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _ready(row: TokenRow, limit: int | None, first: bool) -> Tokens:
-    """A row that came tokenised, with the first label masked and cut like any other."""
-    ids = np.array(row.ids[:limit], dtype=np.int32)
-    labels = ids.copy() if row.labels is None else np.array(row.labels[:limit], dtype=np.int32)
-    labels[labels < 0] = IGNORED
-    labels[0] = labels[0] if first else IGNORED
-    return Tokens(ids, labels, truncated=limit is not None and len(row.ids) > limit, whole=len(row.ids))
-
-
 def _cut(values: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
     """Values that are aligned to tokens, cut with them. Raises RowError for another number of values."""
+    start, whole = tokens.padding[0], tokens.whole + sum(tokens.padding)
     for name, column in values.items():
-        if len(column) != tokens.whole:
-            raise RowError(f"the column {name!r} has {len(column)} values for {tokens.whole} tokens")
-    return {name: column[: len(tokens.ids)] for name, column in values.items()}
+        if len(column) != whole:
+            raise RowError(f"the column {name!r} has {len(column)} values for {whole} tokens")
+    return {name: column[start : start + len(tokens.ids)] for name, column in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,10 +38,16 @@ class Encoder:
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = tokenizer("a", add_special_tokens=True)["input_ids"]
         starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+        self.pad: int | None = tokenizer.pad_token_id
         self.vocabulary = len(tokenizer)
         self.special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self.prefix: list[int] = list(whole[: starts[0]]) if starts else []
         self._finder = Finder(self.backend)
+
+    @cached_property
+    def ids(self) -> int:
+        """One more than the highest token id: a vocabulary may have gaps."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @contextmanager
     def exact(self) -> Iterator[None]:

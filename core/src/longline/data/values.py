@@ -68,10 +68,14 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A row that came as token ids; `labels` None means all are learnt."""
+    """A row that came as token ids; `labels` None means all are learnt.
+
+    `padding` is how much was cut off in front and behind already; further columns that are aligned to tokens still have it.
+    """
 
     ids: list[int]
     labels: list[int] | None
+    padding: tuple[int, int] = (0, 0)
 
 
 Part: TypeAlias = Conversation | Piece | TokenRow
@@ -98,7 +102,7 @@ class Tokens:
 
     `straddles`: a token starts before a learnt span and ends in it; it is masked unless `encode` was told otherwise. `whole` is
     how many tokens there were before it was cut. `columns` are aligned to the ids, [tokens] or [tokens, k]; `ends` are the learnt
-    end-of-turn tokens.
+    end-of-turn tokens; `padding` is how much of a row that came padded was cut off in front and behind.
     """
 
     ids: Ints
@@ -109,3 +113,4 @@ class Tokens:
     whole: int = 0
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     ends: list[int] = field(default_factory=list)
+    padding: tuple[int, int] = (0, 0)
