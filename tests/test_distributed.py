@@ -240,20 +240,81 @@ def test_two_ranks_resume(kind, place, request):
     assert all(resumed[name].allclose(tensor, atol=1e-6) for name, tensor in model.items())
 
 
+COMPARING: dict[str, Any] = {"trainer": {"disable_dropout": True, "train_sampling_strategy": None}}
+UNEVEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("answers", {}),
+    "packed": ("answers", {"method": "sft", "data": {"packing": True}}),
+    "dpo": ("pairs", COMPARING),
+    "orpo": ("pairs", COMPARING),
+    "cpo": ("pairs", COMPARING),
+    "simpo": ("pairs", COMPARING),
+    "reward": ("pairs", COMPARING),
+    "kto": ("unpaired", COMPARING),
+}
+"""What rows a run has, and what it sets."""
+EVERY = """
+import sys
+from longline.config.loader import load_config
+from longline.run import train
+for path in sys.argv[1:]:
+    train(load_config(path))
+"""
+
+
+def uneven(place: Place, name: str, ranks: int) -> Path:
+    """A config whose one step is of 8 rows, and whose evaluation is of 5 in batches of 1 on two ranks, of 2 on four: one rank has
+    nothing to do in the end. Answers are of 1 or of 60 words, the long ones on some of the ranks alone.
+    """
+    words = [" fish" * (60 if number % 4 == 0 else 1 + number % 2) for number in range(13)]
+    prompts = [f"How many for {number}?" for number in range(13)]
+    kind, own = UNEVEN[name]
+    makers = {
+        "answers": lambda n: {"prompt": prompts[n], "completion": words[n]},
+        "unpaired": lambda n: {"prompt": prompts[n], "completion": words[n] + f" {n}", "label": n % 3 > 0},
+        "pairs": lambda n: {"prompt": prompts[n], "chosen": words[n], "rejected": f" none of {n}" * (1 + n % 3)},
+    }
+    sources = {}
+    for split, numbers in (("train", range(8)), ("eval", range(8, 13))):
+        path = place.folder / f"{kind}-{split}.jsonl"
+        path.write_text("".join(json.dumps(makers[kind](number)) + "\n" for number in numbers))
+        sources[split] = [{"path": str(path)}]
+    size = {"per_device_train_batch_size": 8 // ranks, "per_device_eval_batch_size": max(1, ranks // 2)}
+    trainer = {**size, "max_steps": 1, "eval_steps": 1, "save_strategy": "no", "learning_rate": 1e-2}
+    given = {"method": name, "data": {**sources, "max_length": 256}, "trainer": trainer}
+    return place.config(f"uneven-{ranks}-{name}", **merged(given, own))
+
+
+@pytest.fixture(scope="module")
+def uneven_alone(place) -> dict[str, dict[str, Any]]:
+    """By method, all that one process logs of a step and of the evaluation behind it."""
+    found = {}
+    for method in UNEVEN:
+        assert run_cli(["train", str(uneven(place, method, 1))]) == 0
+        found[method] = numbers(place.folder / f"uneven-1-{method}")
+    return found
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    """The loss, the gradient and the evaluation of a run of one step; speeds left out, and mean logits that are of padding too."""
+    events = Ended(0, "", "", folder).log
+    training = next(event for event in events if "loss" in event)
+    evaluation = next(event for event in events if "eval_loss" in event)
+    left_out = ("runtime", "per_second", *(("logits/chosen", "logits/rejected") if "eval_nll_loss" in evaluation else ()))
+    own = {name: value for name, value in evaluation.items() if name.startswith("eval_") and not name.endswith(left_out)}
+    return {"loss": training["loss"], "grad_norm": training["grad_norm"], **own}
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_an_evaluation_on_ranks_with_uneven_tokens_is_that_of_one_process(ranks, place):
-    """One short row beside long ones in every batch: a mean that weighs ranks alike, or tokens twice, is another number."""
-    rows = [{"prompt": "How many?", "completion": " fish" * (1 if number % 2 else 60)} for number in range(8)]
-    uneven = place.folder / "uneven.jsonl"
-    uneven.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    once = {"eval_steps": 1, "max_steps": 1, "save_strategy": "no", "learning_rate": 0.0, "per_device_eval_batch_size": 1}
-    shape = {"data": {"eval": [{"path": str(uneven)}]}, "trainer": once}
-    one = place.alone("uneven-one", **shape)
-    command = [*LONGLINE, "train", str(place.config(f"uneven-{ranks}", **shape)), "--nproc", str(ranks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=ENVIRONMENT, check=False)
+def test_steps_and_evaluations_on_ranks_are_those_of_one_process(ranks, place, uneven_alone):
+    """All methods in one launch: a mean that weighs ranks or batches alike, or a row twice, is another number."""
+    script = place.folder / "every.py"
+    script.write_text(EVERY)
+    configs = [str(uneven(place, method, ranks)) for method in UNEVEN]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), str(script)]
+    done = subprocess.run([*launch, *configs], capture_output=True, text=True, timeout=300, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
-    several = Ended(0, done.stdout, done.stderr, place.folder / f"uneven-{ranks}")
-    assert several.column("eval_loss") == pytest.approx(one.column("eval_loss"), abs=1e-5)
+    for method, alone in uneven_alone.items():
+        assert numbers(place.folder / f"uneven-{ranks}-{method}") == pytest.approx(alone, rel=1e-3, abs=2e-5), method
 
 
 def test_packing_and_lora_on_two_ranks(place):

@@ -161,6 +161,12 @@ def _count_steps(state: State, rows: int) -> None:
     except ValueError as error:
         hint = "add prompts, or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
         raise DataError(f"too few rows to train on: {error}", hint=hint) from error
+    again = state.method.repeated(rows, state.plan)
+    if again:
+        why = (
+            f"{rows} rows don't fill the batches of {state.plan.world_size} ranks; trainer.dataloader_drop_last leaves rows out"
+        )
+        state.view.fact("used twice", f"{again} rows in each epoch", why)
 
 
 def _split(state: State, prepared: Prepared, split: str) -> Any:

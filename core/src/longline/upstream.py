@@ -306,6 +306,14 @@ def forget_metric(trainer: Any, name: str) -> None:
         metrics.pop(name, None)
 
 
+def take_metrics(trainer: Any) -> dict[str, float]:
+    """Take what a trainer of trl would add to the log of an evaluation: what it noted of the batch that it evaluated last."""
+    noted = (trainer._stored_metrics if hasattr(trainer, "_stored_metrics") else trainer._metrics)["eval"]
+    taken = {name: values[-1] for name, values in noted.items()}
+    noted.clear()
+    return taken
+
+
 def accept_collator(trainer: Any) -> None:
     """Tell trl's ORPO and CPO that the collator makes the columns of theirs; they warn at every evaluation step otherwise."""
     trainer.use_dpo_data_collator = True
@@ -403,6 +411,13 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         reads(f"{_TRAINER}.get_train_dataloader", says=("self._get_train_sampler",)),
     ),
     _transformers(
+        "Trainer.get_batch_samples",
+        "it fetches the batches of one step, which are then learnt from in turn",
+        reads(
+            f"{_TRAINER}.get_batch_samples", takes=("epoch_iterator", "num_batches", "device"), says=("return batch_samples,",)
+        ),
+    ),
+    _transformers(
         "Trainer._maybe_log_save_evaluate",
         "after a step it logs, evaluates and saves in this order, and has on_save called once it has saved",
         reads(
@@ -430,11 +445,12 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     ),
     _transformers(
         "Trainer._load_best_model",
-        "the end of training calls it alone to load the best checkpoint, whose path is in the state",
+        "when training ends it alone is called to load the weights of the best checkpoint in the state, and nothing else",
         reads(
             f"{_TRAINER}._finalize_training",
             says=("if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:",),
         ),
+        reads(f"{_TRAINER}._load_best_model", says=("model.load_adapter(self.state.best_model_checkpoint",)),
     ),
     _transformers(
         "trainer_callback.ExportableState",
@@ -457,11 +473,6 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "Trainer._load_from_checkpoint",
         "it loads the weights of a checkpoint into the model, and _load_best_model those of state.best_model_checkpoint",
         reads(f"{_TRAINER}._load_from_checkpoint", takes=("resume_from_checkpoint", "model"), says=("model.load_adapter(",)),
-    ),
-    _transformers(
-        "Trainer._load_best_model",
-        "it loads the weights of state.best_model_checkpoint when training ends, and nothing else",
-        reads(f"{_TRAINER}._load_best_model", says=("model.load_adapter(self.state.best_model_checkpoint",)),
     ),
     _transformers(
         "integrations.is_deepspeed_zero3_enabled",
@@ -608,6 +619,14 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     ),
     *(
         _trl(
+            f"experimental.{name.replace(':', '.')}._stored_metrics",
+            "its values, by train and eval, are the metrics that log adds to the trainer's own",
+            reads(f"trl.experimental.{name}.log", says=("self._stored_metrics[train_eval].items()",)),
+        )
+        for name in _CONCATENATED
+    ),
+    *(
+        _trl(
             f"{name}.__init__: add_adapter",
             f"its frozen copy of an adapter is called {REFERENCE_ADAPTER}; without one, it switches the adapter off instead",
             reads(f"trl:{name}.__init__", says=(f'add_adapter("{REFERENCE_ADAPTER}"',)),
@@ -649,9 +668,37 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     ),
     *(
         _trl(
+            f"{name}.num_generations_eval",
+            "so many answers to a prompt stand side by side in the batches of an evaluation, in which ranks have as many",
+            reads(f"trl:{name}._get_eval_sampler", says=("mini_repeat_count=self.num_generations_eval",)),
+            reads(f"trl:{name}._generate_and_score_completions", says=("else self.num_generations_eval", "gather(")),
+        )
+        for name in _ONLINE
+    ),
+    _trl(
+        "KTOTrainer._compute_loss",
+        "it asks the policy for the mismatch, then for the answers, and then the reference for both, all with the fused head",
+        reads(
+            "trl:KTOTrainer._compute_loss",
+            says=(
+                "KL_logps = self._compute_kl_logps(model, batch) ",
+                "outputs = model(**model_kwargs, labels=completion_labels, fused_lm_head=True)",
+                "ref_KL_logps = self._compute_kl_logps(self.ref_model, batch) ref_outputs = self.ref_model(",
+                "self.calculate_KL",
+            ),
+        ),
+    ),
+    *(
+        _trl(
             f"experimental.{name.replace(':', '.')}.concatenated_forward",
-            "the loss calls it with the collator's batch; it reads chosen_ and rejected_ input_ids, attention_mask and labels",
-            reads(f"trl.experimental.{name}.concatenated_forward", takes=("model", "batch")),
+            "the loss calls it with the collator's batch; it reads chosen_ and rejected_ input_ids, attention_mask and labels; it "
+            "returns the log probabilities and logits of both sides, then the mean that is learnt, which the loss adds",
+            reads(
+                f"trl.experimental.{name}.concatenated_forward",
+                takes=("model", "batch"),
+                says=("return (chosen_logps, rejected_logps, chosen_logits, rejected_logits, ", "nll_loss)"),
+            ),
+            reads(f"trl.experimental.{name}.get_batch_loss_metrics", says=("policy_nll_loss", "loss_coef * aux_loss")),
             reads(f"trl.experimental.{name}.get_batch_loss_metrics", says=("self.concatenated_forward(model, batch)",)),
             reads(f"trl.experimental.{name}.__init__", says=("self.use_dpo_data_collator =",)),
         )

@@ -80,6 +80,10 @@ class AnsweringMethod(TrlMethod):
             raise ValueError(f"{rows} prompts, but {group} are answered at once ({answers} answers for each generation)")
         return (rows // group if group else 0) * repeats * int(args.get("num_iterations", 1))
 
+    def repeated(self, rows: int, plan: Plan) -> int:
+        """None: groups that are not whole are left out."""
+        return 0
+
 
 class Grpo(AnsweringMethod):
     """An answer's advantage is its reward beside the mean of its group's, in units of their spread."""

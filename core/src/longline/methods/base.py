@@ -284,6 +284,12 @@ class Method:
         """
         return math.ceil(math.ceil(rows / plan.world_size) / plan.per_device_batch)
 
+    def repeated(self, rows: int, plan: Plan) -> int:
+        """How many of so many rows an epoch has twice: accelerate fills up the last batches of ranks from the front."""
+        if plan.world_size == 1 or plan.trainer_args.get("dataloader_drop_last"):
+            return 0
+        return self.batches(rows, plan) * plan.per_device_batch * plan.world_size - rows
+
     def has_reference(self, args: TrainingArguments) -> bool:
         """Whether the policy is compared with a model that was not tuned, which the run has to load."""
         return False

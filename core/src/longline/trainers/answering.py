@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
+from torch.utils.data import Sampler
 from trl import SyncRefModelCallback
 
 from longline import upstream
 from longline.methods.rewards import guarded
 from longline.trainers.compact import compact_fused_head
+from longline.trainers.evaluating import GREATEST, LEAST
 from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
@@ -20,11 +23,41 @@ if TYPE_CHECKING:
     from longline.trainers import Parts
 
 
+class AnsweredBatches(Sampler[list[int]]):
+    """One rank's batches of prompts, each as often as it is answered: the ranks' parts of a batch are equally long, and together
+    they hold whole groups. What does not spread evenly is filled up with prompts from the front: `repeated` says with how many.
+    """
+
+    def __init__(self, prompts: int, answers: int, size: int, rank: int, ranks: int) -> None:
+        unit = math.lcm(answers, ranks)
+        filled = -(-prompts * answers // unit) * unit
+        self.repeated = filled // answers - prompts
+        order = [number % prompts for number in range(filled // answers) for _ in range(answers)]
+        most = max(size * ranks // unit, 1) * unit
+        rounds = [order[start : start + most] for start in range(0, filled, most)]
+        self.batches = [part[len(part) // ranks * rank : len(part) // ranks * (rank + 1)] for part in rounds]
+
+    def __len__(self) -> int:
+        """Return how many batches a rank computes."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Give the numbers of the prompts of each batch."""
+        yield from self.batches
+
+
 class AnsweringTrainer(TrlTrainer):
     """Mixin before trl's GRPOTrainer or RLOOTrainer.
 
     Scores and row ids go with the answers through trl's shuffling and splitting, so that every step tells of its own rows.
     """
+
+    counted_by: ClassVar[Mapping[str, str]] = {
+        **{f"completions/min{of}_length": LEAST for of in ("", "_terminated")},
+        **{f"completions/max{of}_length": GREATEST for of in ("", "_terminated")},
+        "clip_ratio/low_min": LEAST,
+        "clip_ratio/high_max": GREATEST,
+    }
 
     @classmethod
     def build(cls, parts: Parts, args: TrainingArguments) -> Self:
@@ -49,6 +82,23 @@ class AnsweringTrainer(TrlTrainer):
         if parts.reference is not None:
             trainer.adopt_reference(parts.reference)
         return trainer
+
+    def evaluation_batches(self, rows: Any) -> AnsweredBatches:
+        """Answers of one prompt are compared, so they are drawn at the same time, if by several ranks."""
+        args, answers = self.args, self.num_generations_eval  # type: ignore[attr-defined]
+        batches = AnsweredBatches(len(rows), answers, args.eval_batch_size, args.process_index, args.world_size)
+        if batches.repeated and not self._told:
+            self._told = True
+            spread = f"{answers} answers to each don't spread evenly over {args.world_size} ranks"
+            text = f"{batches.repeated} of {len(rows)}, since {spread}"
+            self.run.alert("an evaluation answers some prompts twice", text)
+        return batches
+
+    _told = False
+
+    def noted(self) -> dict[str, float]:
+        """Leave out NaN, which trl notes for a function that scored none of a batch's answers."""
+        return {name: value for name, value in super().noted().items() if not math.isnan(value)}
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Keep the scores [answers of all ranks, functions]."""

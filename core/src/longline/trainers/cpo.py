@@ -17,6 +17,11 @@ class CPOTrainer(ConcatenatedTrainer, TrlCPOTrainer):
 
     called = "trl.experimental.cpo.CPOTrainer"
 
+    @property
+    def learnt(self) -> float:  # type: ignore[override]
+        """`trainer.cpo_alpha`, which is 0 for SimPO."""
+        return float(self.cpo_alpha)
+
     def cpo_loss(self, policy_chosen_logps: torch.Tensor, policy_rejected_logps: torch.Tensor) -> Any:
         """Return trl's loss, and note the batch if anybody wants to know."""
         result = super().cpo_loss(policy_chosen_logps, policy_rejected_logps)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from trl import DPOTrainer as TrlDPOTrainer
 
-from longline.trainers.trl import TrlTrainer, policy_and_reference
+from longline.trainers.comparing import ComparingTrainer
+from longline.trainers.trl import policy_and_reference
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PRECOMPUTED = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class DPOTrainer(TrlTrainer, TrlDPOTrainer):
+class DPOTrainer(ComparingTrainer, TrlDPOTrainer):
     """trl's trainer, which tells of its pairs and their rewards: beta times the log ratio of policy and reference."""
 
     called = "trl.DPOTrainer"

@@ -14,6 +14,11 @@ class ORPOTrainer(ConcatenatedTrainer, TrlORPOTrainer):
     """trl's trainer, which tells of its pairs: rewards are beta times the mean log probability of a token."""
 
     called = "trl.experimental.orpo.ORPOTrainer"
+    learnt = 1.0
+
+    def negative_log_likelihood(self, chosen: torch.Tensor, nll: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Leave out what trl counts too: the prompts, and what follows the end. `chosen` has each answer's mean."""
+        return -(chosen * tokens).sum() / tokens.sum()
 
     def odds_ratio_loss(self, policy_chosen_logps: torch.Tensor, policy_rejected_logps: torch.Tensor) -> Any:
         """Return trl's loss, and note the batch if anybody wants to know."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from trl import RewardTrainer as TrlRewardTrainer
 
+from longline.trainers.comparing import ComparingTrainer
 from longline.trainers.trainer import LonglineTrainer
-from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from longline.trainers import Parts
 
 
-class RewardTrainer(TrlTrainer, TrlRewardTrainer):
+class RewardTrainer(ComparingTrainer, TrlRewardTrainer):
     """trl's trainer, which tells of its pairs and the scores of both sides."""
 
     called = "trl.RewardTrainer"
@@ -34,4 +34,4 @@ class RewardTrainer(TrlTrainer, TrlRewardTrainer):
         if self.noting:
             chosen, rejected = outputs.logits.detach().squeeze(-1).chunk(2)
             self.note_pairs(inputs, chosen, rejected)
-        return loss, outputs
+        return loss * self.share(inputs), outputs

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
-from transformers import Trainer
 
 from longline import artifacts, endings, upstream
 from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
 from longline.trainers import plugin_states
+from longline.trainers.evaluating import EvaluatingTrainer
 from longline.trainers.going_on import NothingLeftError, nothing_left
 from longline.trainers.sampling import LengthGroupedSampler
 
@@ -39,7 +39,7 @@ class EvaluationStoppedError(Exception):
     """A signal arrived during an evaluation; never leaves this package."""
 
 
-class LonglineTrainer(Trainer):
+class LonglineTrainer(EvaluatingTrainer):
     """Mixin before a Trainer class. `attach` must be called once, before `train`."""
 
     run: Run

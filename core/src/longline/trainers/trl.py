@@ -66,6 +66,10 @@ class TrlTrainer(LonglineTrainer):
         loss = super(LonglineTrainer, self).compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         return loss, None
 
+    def noted(self) -> dict[str, float]:
+        """Take what trl has noted of a batch of an evaluation."""
+        return {name: value for name, value in upstream.take_metrics(self).items() if name != "num_tokens"}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Leave out trl's count of tokens: it starts anew after a resume, and Longline has its own."""
         upstream.forget_metric(self, "num_tokens")

@@ -22,9 +22,9 @@ class LabelledKind(Kind):
 
     A batch has input_ids, attention_mask, completion_mask (1 where a token is learnt), each int64 [rows, longest], padded at the
     end; label, a bool for each row; and the three once more as KL_input_ids, KL_attention_mask, KL_completion_mask, in which a
-    prompt is followed by the answer of the row before it (the first by the last one's), cut at the collator's `max_length` where
-    it is given. That is the mismatch by which KTO estimates its KL term. An answer that truncation has cut is no longer here than
-    in its own row.
+    prompt is followed by the answer of the row that it has as `mismatch`, or else of the row before it (the first by the last
+    one's), cut at the collator's `max_length` where it is given. That is the mismatch by which KTO estimates its KL term. An answer
+    that truncation has cut is no longer here than in its own row.
     """
 
     name: ClassVar[str] = "labelled"
@@ -53,12 +53,16 @@ class LabelledKind(Kind):
         """Answers with their labels, and each prompt with the answer of another row."""
         # trl writes the mismatched answers into the data before training; made in the batch they follow any batch size.
         starts = [int(np.argmax(row != IGNORED)) for row in labels]
+        answers = [
+            _answer(row["mismatch"]) if "mismatch" in row else (ids[at - 1][starts[at - 1] :], labels[at - 1][starts[at - 1] :])
+            for at, row in enumerate(rows)
+        ]
         other_ids, other_labels = (
             [
-                np.concatenate([row[:start], parts[number - 1][starts[number - 1] :]])[: collator.max_length]
-                for number, (row, start) in enumerate(zip(parts, starts, strict=True))
+                np.concatenate([row[:start], answer[part]])[: collator.max_length]
+                for row, start, answer in zip(parts, starts, answers, strict=True)
             ]
-            for parts in (ids, labels)
+            for part, parts in enumerate((ids, labels))
         )
         mismatched = {f"KL_{name}": part for name, part in collator.masked(other_ids, other_labels).items()}
         return {**super().tensors(rows, ids, labels, collator), **mismatched}
@@ -70,6 +74,13 @@ class LabelledKind(Kind):
     def values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Nothing: the label is in the heading."""
         return {}
+
+
+def _answer(row: Mapping[str, Any]) -> tuple[Longs, Longs]:
+    """The tokens of a row from the first learnt one on, and their labels."""
+    ids, labels = (np.asarray(row[name], dtype=np.int64) for name in ("input_ids", "labels"))
+    start = int(np.argmax(labels != IGNORED))
+    return ids[start:], labels[start:]
 
 
 LABELLED = LabelledKind()
