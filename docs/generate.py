@@ -316,7 +316,7 @@ def hook_groups() -> dict[str, str]:
 
 def sources() -> list[tuple[str, Path]]:
     """Everything in the repository that may raise or answer hooks, with what to call it."""
-    core = [(path.relative_to(CORE).as_posix(), path) for path in sorted(CORE.rglob("*.py")) if path.name != "testing.py"]
+    core = [(path.relative_to(CORE).as_posix(), path) for path in sorted(CORE.rglob("*.py")) if "templates" not in path.parts]
     folders = [*sorted((ROOT / "plugins").glob("*/src")), *sorted((ROOT / "examples").glob("*/src"))]
     return core + [(folder.parent.name, path) for folder in folders for path in sorted(folder.rglob("*.py"))]
 

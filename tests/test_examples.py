@@ -1,4 +1,6 @@
-"""The example distributions as third parties ship them: wheels of them and of the core, a fresh environment, real runs."""
+"""The example distributions, and what `longline new` writes, as third parties ship them: wheels of them and of the core, a fresh
+environment, real runs.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,40 @@ from pathlib import Path
 
 import pytest
 
+from longline.cli import run_cli, scaffold
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = [path.parent for path in sorted((ROOT / "examples").glob("*/pyproject.toml"))]
 PACKAGES = {folder: next(folder.glob("src/longline_*")).name for folder in EXAMPLES}
+BEGUN = {"plugin": "ebb-watch", "method": "tidewise", "format": "tide_table"}
+"""What `longline new` is asked for."""
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `longline new` wrote, each under the name of its template."""
+    folder = tmp_path_factory.mktemp("begun")
+    for kind, name in BEGUN.items():
+        assert run_cli(["new", kind, name, "--path", str(folder / kind)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, begun: Path) -> Path:
     """A new virtual environment with the wheels; the libraries that they need come from this one, to spare gigabytes."""
     folder = tmp_path_factory.mktemp("third-party")
     ignored = shutil.ignore_patterns("*.egg-info", "build", "__pycache__")
     sources = [shutil.copytree(source, folder / source.name, ignore=ignored) for source in (ROOT / "core", *EXAMPLES)]
+    sources += [str(begun / kind) for kind in BEGUN]
     wheels = folder / "wheels"
     build = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels)]
     subprocess.run([*PIP, *build, *map(str, sources)], check=True)
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
     found = sorted(str(wheel) for wheel in wheels.glob("*.whl"))
-    assert {Path(wheel).name.split("-")[0] for wheel in found} == {"longline", *PACKAGES.values()}
+    written = {f"longline_{name.replace('-', '_')}" for name in BEGUN.values()}
+    assert {Path(wheel).name.split("-")[0] for wheel in found} == {"longline", *PACKAGES.values(), *written}
     subprocess.run([*PIP, "--python", str(python), "install", "--no-index", "--no-deps", *found], check=True)
     # A folder that a .pth file names comes after the environment's own; .pth files in it (editable installs) are not read.
     packages = next((folder / "env").glob("lib/python*/site-packages"))
@@ -63,6 +80,21 @@ def test_its_own_tests_pass(environment: Path, folder: Path, tmp_path: Path):
     told = run(environment, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "tests")
     assert " passed" in told
     assert "skipped" not in told
+
+
+@pytest.mark.parametrize("kind", BEGUN)
+def test_what_new_writes_passes_its_own_tests(environment: Path, begun: Path, kind: str, tmp_path: Path):
+    shutil.copytree(begun / kind / "tests", tmp_path / "tests")
+    told = run(environment, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "tests")
+    assert " passed" in told
+    assert "skipped" not in told
+
+
+def test_new_works_where_longline_was_installed_from_a_wheel(environment: Path, begun: Path, tmp_path: Path):
+    run(environment, "longline", "new", "plugin", BEGUN["plugin"] + "2", "--path", tmp_path / "again")
+    found = {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
+    assert found == {path for path, _ in scaffold.written("plugin", f"{BEGUN['plugin']}2")}
+    assert len(found) == 10
 
 
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
@@ -156,3 +188,22 @@ def test_a_resumed_average_of_gradients_on_two_ranks_equals_an_uninterrupted_one
     run(environment, *launch, stopped, "resume")
     weights = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")]
     assert run(environment, "python", "-c", SAME, *weights) == "True\n"
+
+
+# --- the tutorial ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tutorial_works_letter_by_letter(environment: Path, tmp_path: Path):
+    text = (ROOT / "docs" / "writing-a-plugin.md").read_text(encoding="utf-8")
+    block = text.partition("```console\n")[2].partition("```")[0]
+    steps = [(step.splitlines()[0], step.splitlines()[1:]) for step in block.removeprefix("$ ").split("\n$ ")]
+    assert len(steps) > 5
+    # No index is asked: what the plugin needs is there.
+    own = {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    for command, shown in steps:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env={**clean, **own}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert all(line in done.stdout for line in shown), f"{command}\n{done.stdout}"

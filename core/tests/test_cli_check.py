@@ -172,3 +172,44 @@ def test_a_working_directory_that_was_deleted_is_said(folder: Path) -> None:
     done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: the working directory was deleted\n  hint: cd to one that is there\n"
+
+
+# --- a distribution to start from (tests/test_examples.py builds, installs and tries what is written) -----------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("plugin", "Foo Bar", "small letters, digits and single hyphens"),
+        ("plugin", "../away", "small letters, digits and single hyphens"),
+        ("format", "class", "that is a word of Python"),
+        ("method", "sft", "longline 0.1.0 has a method called 'sft'"),
+        ("format", "chat", "has a format called 'chat'"),
+        ("plugin", "longline-swanlab", "has a plugin called 'swanlab'"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch, kind, name, told):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert run_cli(["new", kind, name]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(empty.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "kept.txt").write_text("mine")
+    assert run_cli(["new", "plugin", "eel", "--path", str(folder)]) == 2
+    assert "`new` never overwrites" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["kept.txt"]
+
+
+def test_names_are_written_as_each_place_has_them(tmp_path, capsys):
+    assert run_cli(["new", "plugin", "longline-tide_watch", "--path", str(tmp_path / "new")]) == 0
+    assert "plugins: [tide_watch]" in capsys.readouterr().out
+    project = (tmp_path / "new" / "pyproject.toml").read_text()
+    assert 'name = "longline-tide-watch"' in project
+    assert 'tide_watch = "longline_tide_watch.plugin:TideWatchPlugin"' in project
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file() and "newname" in path.read_text().lower()]

@@ -1,15 +1,20 @@
-"""`longline new PATH`: a commented config to start from."""
+"""`longline new`: a commented config to start from, or a distribution of your own."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
 import click
 
+from longline.cli import scaffold
+from longline.cli.options import ShortGroup
+from longline.config import doors
+from longline.config.method import GROUP as METHODS
 from longline.config.method import find, names
 from longline.config.sections import Config
 from longline.errors import ConfigError, Problem
@@ -74,7 +79,21 @@ def _rest(method: Method) -> str:
     return "\n".join(part for part in (f"{after}\n{heading}", COMMON.replace("$rate", own.learning_rate), own.more) if part)
 
 
-@click.command("new")
+class NewGroup(ShortGroup):
+    """`new PATH` is short for `new config PATH`."""
+
+    usual = "config"
+
+
+@click.group("new", cls=NewGroup, subcommand_metavar="[config] PATH | plugin NAME | method NAME | format NAME")
+def command() -> None:
+    """Write a commented config to start from; or a plugin, a method or a format of your own, as a distribution with its tests."""
+
+
+# --- a config -----------------------------------------------------------------------------------------------------------------
+
+
+@command.command("config")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--method",
@@ -85,7 +104,7 @@ def _rest(method: Method) -> str:
 )
 @click.option("--data", metavar="PATH", help=f"What to train on: a file, a folder, a hub id. Default: {DEFAULT_DATA}.")
 @click.option("--model", metavar="PATH", help=f"A folder, a .gguf file or a hub id. Default: {DEFAULT_MODEL}.")
-def command(path: Path, method: str, data: str | None, model: str | None) -> int:
+def config_command(path: Path, method: str, data: str | None, model: str | None) -> int:
     """Write a commented config to PATH; a file that exists is left alone."""
     if path.exists():
         hint = f"name a file in it: {path / 'config.yaml'}" if path.is_dir() else "name another file"
@@ -118,3 +137,64 @@ def _scalar(text: str) -> str:
     text = text.replace("${", "$${")
     plain = re.fullmatch(r"[\w.~-]*/[\w./~-]+|[A-Za-z][\w-]*\.[a-z]+", text)
     return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+# --- a distribution -------------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "plugin": ("longline", "A plugin: options, a hook, state, and their tests.", "plugins: [{name}]"),
+    "method": (METHODS, "A method of training: fields of `trainer:`, a loss, and their tests.", "method: {name}"),
+    "format": ("longline.formats", "A format of rows, and its tests.", "format: {name}"),
+}
+"""What can be begun: the group of its entry points, what it is, and how a config names it."""
+
+
+def _beginning(kind: str) -> click.Command:
+    _, summary, use = KINDS[kind]
+
+    @command.command(kind, help=f"{summary} It is written into a new folder, longline-NAME, and passes its tests as it is.")
+    @click.argument("name")
+    @click.option("--path", type=click.Path(path_type=Path), metavar="FOLDER", help="The folder. Default: ./longline-NAME.")
+    def begin(name: str, path: Path | None) -> int:
+        name = name.removeprefix("longline-")
+        if fault := scaffold.wrong(name):
+            raise ConfigError(f"{name!r} cannot be the name of a {kind}: {fault}")
+        if owner := _owner(kind, name):
+            raise ConfigError(
+                f"{owner} has a {kind} called {name!r}", hint="choose another name: only one of them could be used"
+            )
+        path = path or Path(f"longline-{name.replace('_', '-')}")
+        count = _write(path, kind, name)
+        click.echo(f"wrote {path}, {count} files; next:\n  cd {shlex.quote(str(path))}\n  python -m pip install -e '.[dev]'")
+        click.echo(f"  python -m pytest\nthen, in a config: {use.format(name=name)}")
+        return 0
+
+    return begin
+
+
+def _owner(kind: str, name: str) -> str | None:
+    """Which distribution has such a name already, be it here or published."""
+    from longline.plugins.discovery import PUBLISHED
+
+    entries = doors.offers(KINDS[kind][0]).get(name)
+    if entries:
+        return doors.distribution(entries[0])
+    return f"longline-{name}" if kind == "plugin" and name in PUBLISHED else None
+
+
+def _write(path: Path, kind: str, name: str) -> int:
+    """Write a template's files into a folder that is new or empty; returns their number."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path} exists; `new` never overwrites", hint="name another folder with --path")
+    files = list(scaffold.written(kind, name))
+    try:
+        for place, text in files:
+            (path / place).parent.mkdir(parents=True, exist_ok=True)
+            (path / place).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    return len(files)
+
+
+for _kind in KINDS:
+    _beginning(_kind)

@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class ShortGroup(click.Group):
+    """A group of which one command, `usual`, may be left out: the first word decides, so a file named as a command is ./NAME."""
+
+    usual: str = "list"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the subcommand first."""
+        words = [word for word in args if not word.startswith("-")]
+        if words and words[0] in self.commands:
+            args.remove(words[0])
+            args = [words[0], *args]
+        elif not {"-h", "--help"}.intersection(args):
+            args = [self.usual, *args]
+        return super().parse_args(ctx, args)
+
+
 class ConfigPath(click.ParamType[Path]):
     """A config file, or a run folder that holds a config.yaml; whether it can be read is the loader's business."""
 

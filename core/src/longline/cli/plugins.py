@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import click
 
-from longline.cli.options import ConfigPath, set_option
+from longline.cli.options import ConfigPath, ShortGroup, set_option
 from longline.errors import EXIT_PLUGIN, ConfigError, PluginError
 
 if TYPE_CHECKING:
@@ -22,24 +22,10 @@ if TYPE_CHECKING:
     from longline.plugins.discovery import Fault
 
 
-class PluginsGroup(click.Group):
-    """`plugins [CONFIG]` is short for `plugins list [CONFIG]`; the first word decides, so a config named show is ./show."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the name of the subcommand first; `list` when none is given."""
-        words = [word for word in args if not word.startswith("-")]
-        if words and words[0] in self.commands:
-            args.remove(words[0])
-            args = [words[0], *args]
-        elif not {"-h", "--help"}.intersection(args):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group("plugins", cls=PluginsGroup, subcommand_metavar="[CONFIG] | show NAME")
+@click.group("plugins", cls=ShortGroup, subcommand_metavar="[CONFIG] | show NAME")
 def command() -> None:
     """List installed plugins; with CONFIG also which are enabled, or why not. `show NAME` tells all about one.
 

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from longline.config import fields
-from longline.config.check import Check
+from longline.config.check import Check as Check
 from longline.config.explain import nearest
 from longline.errors import ConfigError, LonglineError, Problem
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from longline import upstream
-from longline.methods.base import refusals
+from longline.methods.base import refusals as refusals
 from longline.process import telemetry
 from longline.trainers.compact import compact_fused_head
 from longline.trainers.trainer import LonglineTrainer

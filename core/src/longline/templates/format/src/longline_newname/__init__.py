@@ -1,0 +1,1 @@
+"""A Longline format that reads questions with their answers."""
