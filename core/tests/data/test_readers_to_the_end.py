@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from longline.data.readers import READERS, kind_of, read_file
+from longline.data.readers import READERS, Reading, kind_of, read_file
 from longline.errors import DataError
 
 ROWS = [{"text": f"row {number}"} for number in range(5)]
@@ -41,6 +41,11 @@ FILES = {
     "a.ndjson": LINES,
     "array.json": json.dumps(ROWS).encode(),
     "lines.json": LINES,
+    "a.yaml": json.dumps(ROWS, indent=1).encode(),
+    "a.yml": "".join(f"- text: {row['text']}\n" for row in ROWS).encode(),
+    "held.json": json.dumps({"version": 1, "data": ROWS}).encode(),
+    "array.jsonl": json.dumps(ROWS).encode(),
+    "spread.jsonl": json.dumps(ROWS, indent=1).encode(),
     "spread.json": json.dumps(ROWS, indent=1).encode(),
     "a.csv": b"text\n" + TEXTS,
     "a.tsv": b"text\n" + TEXTS,
@@ -67,7 +72,7 @@ def read(folder: Path, name: str, content: bytes) -> tuple[list[dict], list[str]
     path.write_bytes(content)
     rows, faults = [], []
     try:
-        for _, row in read_file(path, name):
+        for _, row in read_file(path, Reading(name)):
             (faults if isinstance(row, str) else rows).append(row)
     except DataError as error:
         faults.append(str(error))
@@ -121,7 +126,7 @@ def test_a_file_twice(tmp_path, name):
 def test_arrays_of_rows(tmp_path, text, count, fault):
     path = tmp_path / "rows.json"
     path.write_text(text)
-    found = list(read_file(path, "rows.json"))
+    found = list(read_file(path, Reading("rows.json")))
     rows, faults = (
         [row for _, row in found if isinstance(row, dict)],
         [f"line {line}: {row}" for line, row in found if isinstance(row, str)],

@@ -127,7 +127,7 @@ def test_broken_lines_are_named(tmp_path, name, content, line, reason):
     found = [(where, row) for where, row in read(tmp_path / name) if isinstance(row, str)]
     assert len(found) == 1
     where, said = found[0]
-    assert said.replace("column 10", "column 1") == reason or said == reason
+    assert said.replace("column 10", "column 1").startswith(reason) or said.startswith(reason)
     assert where == f"{tmp_path / name}:{line}"
 
 

@@ -238,6 +238,22 @@ def splitting_fits(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(text, "data", "join", hint="remove `too_long`, or data.join")
 
 
+@_check("data.train", "data.eval")
+def encodings_are_known(loaded: LoadedConfig) -> Iterator[Problem]:
+    """An encoding is one that Python knows, of text."""
+    for part in ("train", "eval"):
+        for index, source in enumerate(getattr(loaded.config.data, part)):
+            try:
+                known = source.encoding is None or isinstance("".encode(source.encoding), bytes)
+            except (LookupError, ValueError):
+                known = False
+            if not known:
+                text = f"unknown encoding {source.encoding!r}"
+                yield loaded.problem(
+                    text, "data", part, index, "encoding", hint="such as utf-8, utf-16, cp1252, latin-1, gb18030"
+                )
+
+
 @_check("data.keep")
 def kept_columns_fit(loaded: LoadedConfig) -> Iterator[Problem]:
     """A further column has one name, and what it holds fits together."""

@@ -144,7 +144,7 @@ class SourceSection(Section):
     """One data set of a mix."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A file, a folder, a glob, an fsspec url, or a hub id. JSONL, JSON, CSV, Parquet, Arrow, text; also compressed."""
+    """A file, a folder, a glob, an fsspec url, or a hub id. JSONL, JSON, YAML, CSV, Parquet, Arrow, text; also compressed."""
     format: Annotated[str, Field(min_length=1)] = "auto"
     """How a row is to be read, by the name of an installed format; `auto` guesses from the columns and says what it guessed."""
     name: str | None = None
@@ -153,6 +153,14 @@ class SourceSection(Section):
     """The split of a hub data set."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
+    encoding: str | None = None
+    """The encoding of text files, such as cp1252, latin-1 or gb18030. Left out: UTF-8, or UTF-16 or UTF-32 where that is seen."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """csv, tsv: what stands between fields. Left out: tabs in .tsv; else commas, semicolons, tabs or bars, as is seen."""
+    field: Annotated[str, Field(min_length=1)] | None = None
+    """json, yaml: the key under which an object holds the list of rows (usual: data, rows, examples ...)."""
+    document: Literal["line", "file"] = "line"
+    """txt: whether each line is a row, or the whole file."""
     columns: ColumnsSection = ColumnsSection()
     """Names that differ from the format's usual ones."""
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}

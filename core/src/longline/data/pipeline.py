@@ -122,8 +122,8 @@ class SourceRun:
             for encoded in waiting:
                 self._add_all(encoded.result())
         self._refuse_long()
-        self.report.note = reader.note(*self.templated)
         self.report.ends = self._ends()
+        self.report.note = "; ".join(filter(None, [reader.note(*self.templated), *self.source.notes]))
         self.report.detail = self.tools.kind.detail(self.report)
         self.report.seconds = time.perf_counter() - started
 

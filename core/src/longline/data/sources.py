@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,12 +15,12 @@ import xxhash
 
 from longline import upstream
 from longline.config.paths import looks_local
-from longline.data.readers import READERS, is_padded, kind_of, read_file
+from longline.data.readers import APPLY, READERS, YAML, Reading, is_padded, kind_of, read_file
 from longline.data.values import Origin
 from longline.errors import DataError, remedy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
 
@@ -45,17 +45,23 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A hash of the content."""
 
+    @property
+    def notes(self) -> Collection[str]:
+        """What was seen of how its files are to be read, once they were."""
+
     def rows(self) -> Iterator[tuple[Origin, Mapping[str, Any] | str]]:
         """Every row with its place; a text instead of a mapping says what is wrong with it. Raises DataError."""
 
 
 @dataclass
 class FileSource:
-    """Files on this machine. `paths` are read, `files` are what they are called (a URL for a downloaded one)."""
+    """Files on this machine. `paths` are read, `files` are what they are called (a URL for a downloaded one); `how` has no name."""
 
     paths: list[Path]
     files: list[str]
+    how: Reading
     keep: Any = field(default=None, repr=False)
+    notes: dict[str, None] = field(default_factory=dict)
 
     @property
     def padded(self) -> bool:
@@ -71,7 +77,8 @@ class FileSource:
     def rows(self) -> Iterator[tuple[Origin, Mapping[str, Any] | str]]:
         """Every row of every file, in the order of the names."""
         for number, (path, name) in enumerate(zip(self.paths, self.files, strict=True)):
-            for line, row in read_file(path, name):
+            how = replace(self.how, name=name, tell=lambda seen: self.notes.update({seen: None} if seen else {}))
+            for line, row in read_file(path, how):
                 yield Origin(number, line), row
 
 
@@ -83,6 +90,7 @@ class DatasetSource:
     name: str
     folder: Path | None = None
     padded: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[str]:
@@ -120,16 +128,17 @@ def open_source(section: SourceSection) -> Source:
     """Find what `section.path` names. Raises DataError that says what was looked for and what is there instead."""
     path = section.path
     if "://" in path:
-        return _remote(path)
+        return _remote(path, section)
     local = Path(path).expanduser()
     if local.is_dir():
         return _folder(local, section)
     if local.is_file():
-        return _files([local], path)
+        return _files([local], section)
     if glob.has_magic(path):
         found = sorted(Path(name) for name in glob.glob(str(local), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return _files([name for name in found if name.is_file() and kind_of(name.name)], path)
+        return _files(_data_files(found), section)
     if not looks_local(path):
+        _reading(section, [])
         return _hub(section)
     raise DataError(f"{path}: no such file or folder{_near(local)}", hint="paths are relative to the working directory")
 
@@ -144,7 +153,25 @@ def _near(path: Path) -> str:
     return f" (near it: {', '.join(names)})" if names else ""
 
 
-def _files(paths: list[Path], asked: str) -> FileSource:
+def _data_files(found: Iterable[Path]) -> list[Path]:
+    """The files that hold rows. YAML beside others is what describes them, such as a card or a config."""
+    files = [path for path in found if path.is_file() and kind_of(path.name)]
+    return [path for path in files if (kind_of(path.name) or ("",))[0] not in YAML] or files
+
+
+def _reading(section: SourceSection, names: Sequence[str]) -> Reading:
+    """What the source says of its files. Raises DataError for what applies to none of them."""
+    kinds = {kind[0] for kind in map(kind_of, names) if kind}
+    for option, endings in APPLY.items():
+        if getattr(section, option) != type(section).model_fields[option].default and not kinds & endings:
+            raise DataError(
+                f"{section.path}: `{option}` is about {' '.join(sorted(endings))} files, and here are none", hint="remove it"
+            )
+    return Reading("", section.encoding, section.delimiter, section.field, section.document)
+
+
+def _files(paths: list[Path], section: SourceSection) -> FileSource:
+    asked = section.path
     if not paths:
         raise DataError(f"{asked}: no data file fits", hint=f"known endings: {' '.join(READERS)}, also with .gz .bz2 .xz .zst")
     for path in paths:
@@ -152,7 +179,8 @@ def _files(paths: list[Path], asked: str) -> FileSource:
             raise DataError(f"{path}: can't tell what kind of file this is", hint=f"known endings: {' '.join(READERS)}")
         if not os.access(path, os.R_OK):
             raise DataError(f"{path}: not allowed to read it")
-    return FileSource(paths, [str(path) for path in paths])
+    names = [str(path) for path in paths]
+    return FileSource(paths, names, _reading(section, names))
 
 
 def _folder(path: Path, section: SourceSection) -> Source:
@@ -160,6 +188,7 @@ def _folder(path: Path, section: SourceSection) -> Source:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         from datasets import DatasetDict, load_from_disk
 
+        _reading(section, [])
         loaded = load_from_disk(str(path))
         if isinstance(loaded, DatasetDict):
             if section.split not in loaded:
@@ -169,7 +198,7 @@ def _folder(path: Path, section: SourceSection) -> Source:
     hidden = (".", "_")
     inside = (item for item in path.rglob("*") if not any(part.startswith(hidden) for part in item.relative_to(path).parts))
     # Sorted, since the order of a folder differs between file systems, and rows are numbered in it.
-    return _files(sorted(item for item in inside if item.is_file() and kind_of(item.name)), str(path))
+    return _files(sorted(_data_files(inside)), section)
 
 
 # --- elsewhere ------------------------------------------------------------------------------------
@@ -180,7 +209,7 @@ def shown(url: str) -> str:
     return _USERINFO.sub("//", url).partition("?")[0]
 
 
-def _remote(url: str) -> FileSource:
+def _remote(url: str, section: SourceSection) -> FileSource:
     """Fetch the files of an fsspec URL into a temporary folder that lives as long as the source."""
     import fsspec
 
@@ -205,7 +234,8 @@ def _remote(url: str) -> FileSource:
         text = _USERINFO.sub("//", str(error))
         raise DataError(f"{shown(url)}: can't be read: {type(error).__name__}: {text}") from None
     scheme = url.partition("://")[0]
-    return FileSource(paths, [shown(f"{scheme}://{name.removeprefix('/')}") for name in names], keep=folder)
+    files = [shown(f"{scheme}://{name.removeprefix('/')}") for name in names]
+    return FileSource(paths, files, _reading(section, files), keep=folder)
 
 
 def _remote_names(filesystem: Any, inside: str) -> list[str]:
