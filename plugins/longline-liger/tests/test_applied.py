@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import activations
 
 from longline.testing import zoo
 from longline_liger import applied, dispatch, release, upstream
@@ -25,6 +26,8 @@ def patches():
     for module in (torch, torch.nn, torch.nn.functional, torch.nn.modules.loss):
         left = [name for name, value in vars(module).items() if is_ligers(value)]
         assert not left, f"{module.__name__} still has Liger's {left}"
+    left = [name for name, value in dict.items(activations.ACT2FN) if is_ligers(value)]
+    assert not left, f"the activations that all models share are still Liger's: {left}"
 
 
 def test_the_matrix_is_of_this_release_and_has_every_type():

@@ -16,7 +16,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from longline_liger.config import GLU, LOSSES
-from longline_liger.patches import ProcessPatches, Replaced, is_ligers
+from longline_liger.patches import Entries, ProcessPatches, Replaced, is_ligers
 
 if TYPE_CHECKING:
     from longline_liger.dispatch import Dispatch
@@ -80,6 +80,8 @@ def _one(model: Any, kernel: str, dispatch: Dispatch, patches: ProcessPatches) -
 
 def _is_used(item: Replaced, model: Any) -> bool:
     """Whether a replacement is one that this model's own modules look up, or its loss."""
+    if isinstance(item.holder, Entries):
+        return False
     if _loss(item):
         return _common_loss(model)
     if isinstance(item.holder, type):
