@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("longline.cli.schema", "Print the JSON schema of a config, with the options of all installed plugins."),
     "runs": ("longline.cli.runs", "List runs with status, steps and last metrics."),
     "new": ("longline.cli.new", "Write a commented config to start from."),
+    "convert": ("longline.cli.convert", "Translate another tool's config, and say of every key what became of it."),
 }
 
 

@@ -25,15 +25,15 @@ _ALWAYS_LOCAL = frozenset({"data.cache_dir", "output_dir"})
 _OLDER = yaml.SafeDumper.yaml_implicit_resolvers
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """Quotes what our own loader, or another one of YAML 1.1, would read as something else; writes no anchors."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and type
         first: [*_OLDER.get(first, []), *IMPLICIT_RESOLVERS.get(first, [])] for first in {*_OLDER, *IMPLICIT_RESOLVERS}
     }
 
-    # An anchor would stand where a person looks for the value.
     def ignore_aliases(self, data: Any) -> bool:
+        """Write a value wherever it is: an anchor would stand where a person looks for it."""
         return True
 
 
@@ -45,7 +45,7 @@ def dump_resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] 
     among them keeps its options as they were given.
     """
     data = resolved(loaded, plugin_options)
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=128)
+    text: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=128)
     return f"# Resolved by longline {__version__}. `longline train` with this file repeats the run.\n{text}"
 
 

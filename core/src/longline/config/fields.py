@@ -75,9 +75,9 @@ _WORDS: dict[str, tuple[str, ...]] = {
 """Arguments typed as text that take only these words; transformers finds out late, or never."""
 
 
-_WIDER: dict[str, str] = {"fsdp": "bool | str | None", "loss_type": "str | list[str]"}
-"""Arguments that take more than their annotation says: transformers annotates `fsdp` for its own command line only, and trl's
-DPOConfig makes a list of one `loss_type`."""
+_WIDER: dict[str, str] = {"fsdp": "bool | str | None", "loss_type": "str | list[str]", "scale_rewards": "bool | str"}
+"""Arguments that take more than their annotation says: transformers annotates `fsdp` for its own command line only, trl's
+DPOConfig makes a list of one `loss_type`, and its GRPOConfig documents `scale_rewards` as true or a word."""
 
 
 class Unknown:
