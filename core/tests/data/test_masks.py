@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from longline.data.masks import ChatMasker, learnt_messages
+from longline.data.notes import Notes
 from longline.data.template import TemplateError
 from longline.data.tokenize import Encoder
 from longline.data.values import Conversation
@@ -203,9 +204,10 @@ def test_order_of_conversations_does_not_change_masks(template_tokenizer):
         tokenizer = template_tokenizer(name)
         talks = [talk for key, talk in CONVERSATIONS.items() if not GOLDEN[name][key].startswith("refused")]
         talks += [[ASKED, CALL, RESULT, ANSWER, ASKED_AGAIN, ANSWER_AGAIN], [ASKED, {**ANSWER, "reasoning_content": "Hm"}]]
-        alone = [ChatMasker(tokenizer).piece(conversation(talk), "assistant").spans for talk in talks]
+        notes = Notes(["reasoning"])
+        alone = [ChatMasker(tokenizer, notes=notes).piece(conversation(talk), "assistant").spans for talk in talks]
         for seed in range(5):
-            masker, order = ChatMasker(tokenizer), list(range(len(talks)))
+            masker, order = ChatMasker(tokenizer, notes=notes), list(range(len(talks)))
             random.Random(seed).shuffle(order)
             for number in order:
                 assert masker.piece(conversation(talks[number]), "assistant").spans == alone[number]

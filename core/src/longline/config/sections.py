@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
 TooLong = Literal["split", "truncate", "drop", "error"]
+ToolArguments = Literal["strict", "empty", "as_is"]
+Dropped = Literal["reasoning", "tools", "system", "keys"]
 ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
 
 
@@ -201,6 +203,12 @@ class DataSection(Section):
     """Without `eval`: the share of the training rows that is set aside for evaluation."""
     train_on: TrainOn | None = None
     """Which tokens are learnt: assistant turns (default for chat), the last one, the completion, or all."""
+    tool_arguments: ToolArguments = "strict"
+    """Arguments of a tool call that are no mapping and no JSON text of one: `strict` refuses the row, `empty` takes an empty text
+    for no arguments, `as_is` leaves any text to the chat template."""
+    allow_dropped: list[Dropped] = []
+    """What of a row may be missing in its text: the reasoning of an answer that is learnt, which is refused otherwise; tools, a
+    system prompt or other keys of messages, which are warned about."""
     end_of_turn: str | list[str] = []
     """The tokens that end an answer, where that can't be seen from the chat template; the first is put behind an answer that ends
     without one."""

@@ -158,8 +158,9 @@ class Ends:
 
     def remember(self, text: str, spans: Sequence[Span], ends: Sequence[int], message: Message) -> None:
         """Note the tokens that end an answer, and whether one of those known stands elsewhere in its learnt spans."""
-        self._known.update(self.tokens.at(text, end) for end in ends)
-        for token in self._known - self.inside:
+        for end in ends:
+            self._known.add(self.tokens.at(text, end))
+        for token in self._known:
             for start, stop in spans:
                 place = text.find(token, start, stop)
                 # What the author of a row wrote says nothing of the template.
@@ -184,6 +185,8 @@ class Ends:
 
         Nothing is put there where the answer has an end, something stands behind it, or no such token is known.
         """
+        if rendering.text[-_NEAR:].rstrip().endswith(tuple(self._closing.get(bool(conversation.tools)) or ())):
+            return rendering, ""  # as nearly all do
         messages, number = conversation.messages, len(conversation.messages) - 1
         regions = [span for span in rendering.regions.get(number, ()) if rendering.text[span[0] : span[1]].strip()]
         if messages[-1]["role"] != "assistant" or len(regions) != 1 or rendering.text[regions[0][1] :].strip():

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from longline.data.dropped import END_OF_THOUGHT, Dropped, said_by
 from longline.data.ends import PROBE, Ends, SpecialTokens, stripped_end
 from longline.data.notes import Notes
-from longline.data.template import ChatTemplate, Rendering, TemplateError
+from longline.data.template import REASONING, ChatTemplate, Rendering, TemplateError
 from longline.data.values import Conversation, Piece, alike
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from longline.config.sections import TrainOn
     from longline.data.values import Message, Span
 
-_THINK = "</think>"
 _NO_THOUGHT = re.compile(r"\s*(<think>)?\s*(</think>)?\s*")
 
 
@@ -49,15 +49,17 @@ class ChatMasker:
         self.tokens = SpecialTokens(tokenizer, self.template.source())
         self.ends = Ends(self.tokens, self._probed, end_of_turn)
         self.notes = Notes() if notes is None else notes
+        self._dropped = Dropped(self._probed, self.notes)
         self._headers: dict[Any, str] = {}
 
     def piece(self, conversation: Conversation, train_on: TrainOn) -> Piece:
         """Render a conversation and find what is learnt. Raises TemplateError when that can't be said for certain."""
         conversation, rendering = self._render(conversation)
+        learnt = learnt_messages(conversation, train_on)
+        self._dropped.look(conversation, rendering, learnt, train_on)
         rendering, added = self.ends.completed(rendering, conversation)
         if added:
             self.notes.add(f"{added!r} was put behind the last answer, which the chat template leaves open", warns=False)
-        learnt = learnt_messages(conversation, train_on)
         if train_on == "all":
             return self._all_but(rendering, conversation, learnt)
         answering = self._answering(rendering, conversation.messages)
@@ -78,6 +80,9 @@ class ChatMasker:
     def asked(self, conversation: Conversation) -> Piece:
         """A prompt up to where the answer begins; nothing of it is learnt. Raises TemplateError."""
         rendering = self.template.render(conversation.messages, conversation.tools, add_generation_prompt=True)
+        if any(len(message) > 2 for message in conversation.messages):
+            plain = self._probed(conversation)
+            self._dropped.look(conversation, plain, [False] * len(conversation.messages), "completion")
         return Piece(rendering.text, [], chat=True)
 
     def _render(self, conversation: Conversation) -> tuple[Conversation, Rendering]:
@@ -126,7 +131,7 @@ class ChatMasker:
         if len(regions) != 1:
             raise TemplateError(f"message {number + 1} ({message['role']}): the chat template writes it {len(regions)} times")
         within = rendering.text[regions[0][0] : regions[0][1]]
-        if (said := _said(message)) and said not in within:
+        if (said := said_by(message)) and said not in within:
             raise TemplateError(f"message {number + 1} ({message['role']}): the chat template does not write its content")
         written = self.tokens.without(within)
         for call in message.get("tool_calls") or ():
@@ -141,7 +146,7 @@ class ChatMasker:
     @staticmethod
     def _answering(rendering: Rendering, messages: Sequence[Message]) -> set[int]:
         """The answers into which the template writes tool results (Gemma 4); a generation block says by itself what is whose."""
-        if rendering.generated:
+        if rendering.generated or len(messages) == len(rendering.regions):
             return set()
         inside = [n for n, message in enumerate(messages) if message["role"] == "tool" and n not in rendering.regions]
         before = [max((other for other in range(n) if messages[other]["role"] == "assistant"), default=-1) for n in inside]
@@ -150,13 +155,13 @@ class ChatMasker:
     @staticmethod
     def _refuse_unwritten(rendering: Rendering, messages: Sequence[Message], number: int) -> None:
         """A message without a stretch of its own must stand elsewhere, but not in an answer, unless it is a tool result."""
-        message, said = messages[number], _said(messages[number])
+        message, said = messages[number], said_by(messages[number])
         if number in rendering.regions or not said:
             return
         if said not in rendering.text:
             raise TemplateError(f"message {number + 1} ({message['role']}): the chat template leaves it out")
         before = max((other for other in range(number) if messages[other]["role"] == "assistant"), default=None)
-        if rendering.generated or before is None or message["role"] == "tool" or said in _said(messages[before]):
+        if rendering.generated or before is None or message["role"] == "tool" or said in said_by(messages[before]):
             return
         if any(said in rendering.text[start:end] for start, end in rendering.regions.get(before, ())):
             raise TemplateError(
@@ -186,7 +191,7 @@ class ChatMasker:
             )
         start = region[0] + len(self._header(rendering, conversation, number, region))
         call, closed = (start, region[0] + called), region[0] + called - len(token)
-        said = _said(conversation.messages[number])
+        said = said_by(conversation.messages[number])
         if not said or said in within[:called]:
             return [call], [closed]
         stop, ending = self._end(rendering, conversation, number, region)
@@ -219,7 +224,7 @@ class ChatMasker:
     @staticmethod
     def _content_start(text: str, region: Span, message: Message, number: int) -> int:
         """Where the content of a message that is no answer starts."""
-        said = _said(message)
+        said = said_by(message)
         within = text[region[0] : region[1]]
         if not said or within.count(said) != 1:
             raise TemplateError(f"message {number + 1} ({message['role']}): its content can't be found in the rendered text")
@@ -235,7 +240,8 @@ class ChatMasker:
             (message["role"], bool(message.get("tool_calls"))) for message in messages[max(0, number - 1) : number + 1]
         )
         later = any(message["role"] == "user" for message in messages[number + 1 :])
-        thought = _THINK in str(messages[number].get("content")) or bool(messages[number].get("reasoning_content"))
+        message = messages[number]
+        thought = END_OF_THOUGHT in str(message.get("content")) or (len(message) > 2 and any(map(message.get, REASONING)))
         situation = (near, number == 0, number + 1 == len(messages), later, thought, bool(conversation.tools))
         header = self._headers.get(situation)
         if header is None or not within.startswith(header):
@@ -344,8 +350,3 @@ def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
         return {**call, "function": _text_arguments(call["function"])}
     arguments = call.get("arguments")
     return {**call, "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}
-
-
-def _said(message: Message) -> str:
-    """The content of a message as a template may be relied on to write it: trimmed, without a thought before it."""
-    return str(message.get("content") or "").rpartition(_THINK)[2].strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 
@@ -17,10 +18,18 @@ class Notice:
 
 @dataclass(slots=True)
 class Notes:
-    """What a reader and the chat template notice of the row at hand: for each text an example, and whether it is a warning."""
+    """What a reader and the chat template notice of the row at hand: for each text an example, and whether it is a warning.
 
+    `allowed` is what of a row may be missing in its text, by the words of `data.allow_dropped`.
+    """
+
+    allowed: Collection[str] = ()
     found: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
     def add(self, text: str, example: str = "", *, warns: bool = True) -> None:
         """Note something; `text` follows 'in so many rows'."""
         self.found.setdefault(text, (example, warns))
+
+    def dropped(self, what: str, text: str, example: str = "") -> None:
+        """Note that something of the row does not reach its text; `what` is a word of `data.allow_dropped`."""
+        self.add(text, example, warns=what not in self.allowed)

@@ -174,6 +174,8 @@ class SourceRun:
             padded=self.source.padded,
             has_template=self.tools.masker is not None,
             vocabulary=self.tools.encoder.vocabulary,
+            tool_arguments=self.tools.section.tool_arguments,
+            notes=self.tools.notes,
         )
         return self.format.open(self.opened)
 
@@ -210,6 +212,7 @@ class SourceRun:
         if keeping.unknown:
             rows = [row for _, row in head if not isinstance(row, str)]
             keeping.learn([(row, _tried(reader.sample, row)) for row in rows], self.section.path)
+            self.tools.notes.found.clear()  # these rows are read again
         self.builder.keep(keeping.columns)
 
     def where(self, origin: Origin) -> str:

@@ -159,7 +159,7 @@ def build(
     report = DataReport(max_length=section.max_length, layout=kind.layout(wanted.packing), fingerprint=key)
     report.unit, report.learns = kind.unit, kind.learns
     # Formats of plain text need no template, so its absence is told by the format that does.
-    notes = Notes()
+    notes = Notes(section.allow_dropped)
     named = named_ends(tokenizer, section.end_of_turn)
     masker = ChatMasker(tokenizer, named, notes) if tokenizer.chat_template else None
     keeping = Keeping.of(section.keep, wanted.columns, kind, wanted.packing)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from longline.data.values import Message, Span
 
 CHECK_FIRST, CHECK_EVERY = 64, 16
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The keys under which a message may have what was thought before it."""
 
 _OWNER = "longline_owner_mark"
 _NONCE = secrets.token_hex(6)
@@ -207,5 +209,5 @@ class ChatTemplate:
 def _aliased(message: Mapping[str, Any]) -> Message:
     """As transformers hands a message to a template: no None values, reasoning under each of its names."""
     plain = {key: value for key, value in message.items() if value is not None}
-    reasoning = next((plain[key] for key in ("reasoning_content", "thinking", "reasoning") if key in plain), None)
+    reasoning = next((plain[key] for key in REASONING if key in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}

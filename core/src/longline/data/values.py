@@ -31,6 +31,12 @@ def refuse_halves(text: str, what: str) -> None:
         raise RowError(f"{what} holds half of a surrogate pair, which is no character")
 
 
+def short(value: Any, most: int = 60) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
 def alike(first: Sequence[Any], second: Sequence[Any]) -> int:
     """How many items two sequences begin with alike."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -12,7 +12,6 @@ from longline.data.kinds.sample import SAMPLE
 from longline.data.values import Sample
 
 if TYPE_CHECKING:
-    from longline.config.sections import ColumnsSection, TrainOn
     from longline.data.values import Row
 
 ALPACA_INPUT = (
@@ -28,19 +27,21 @@ ALPACA_PLAIN = (
 
 def _open(opened: Opened) -> Reader:
     """Through the chat template if there is one, else by the prompt that the Alpaca authors published."""
-    chat = ChatReader.of(opened) if opened.has_template else None
-    note = "through the chat template" if chat else "with the Alpaca prompt: no chat template"
-    return Reader(lambda row: _sample(row, opened.names, chat, opened.train_on), lambda plain, chats: note)
+    chat, templated = ChatReader.of(opened), opened.has_template
+    note = "through the chat template" if templated else "with the Alpaca prompt: no chat template"
+    return Reader(lambda row: _sample(row, opened, chat), lambda plain, chats: note)
 
 
-def _sample(row: Row, names: ColumnsSection, chat: ChatReader | None, train_on: TrainOn) -> Sample:
+def _sample(row: Row, opened: Opened, chat: ChatReader) -> Sample:
+    names = opened.names
     instruction = text_field(row, names.instruction or "instruction")
     output = text_field(row, names.output or "output")
     key = names.input or "input"
     further = text_field(row, key, empty=True) if row.get(key) is not None else ""
-    if chat is None:
+    if not opened.has_template:
+        chat.beside_text(row)
         pattern = ALPACA_INPUT if further.strip() else ALPACA_PLAIN
-        return Sample((behind(pattern.format(instruction=instruction, input=further), output, train_on),))
+        return Sample((behind(pattern.format(instruction=instruction, input=further), output, opened.train_on),))
     asked = f"{instruction}\n\n{further}" if further.strip() else instruction
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": output}]
     return Sample((chat.build(messages, row),))

@@ -41,7 +41,7 @@ class AnswerReader:
                 hint="set model.tokenizer.chat_template, or take the text as it is with `columns: {prompt: ...}`",
             )
         names = opened.names.model_copy(update={"system": columns.system})
-        chat = ChatReader(names, opened.roles, needs_answer=False, padded=opened.padded)
+        chat = ChatReader(opened, names, needs_answer=False)
         return cls(columns, chat, opened.has_template)
 
     def note(self, plain: int, chats: int) -> str:
@@ -81,7 +81,7 @@ class AnswerReader:
         if isinstance(prompt, str):
             self._refuse_beside_text(row)
             return Sample((Piece(prompt, []),), prompt_row(row, prompt, chat=False))
-        messages = self._with_system(row, prompt)
+        messages = self._chat.with_system(row, prompt)
         if messages[-1]["role"] == "assistant":
             raise RowError(f"{key!r} ends with an answer, so there is nothing left to ask")
         return Sample((Conversation(messages, [None] * len(messages)),), prompt_row(row, messages, chat=True))
@@ -122,6 +122,7 @@ class AnswerReader:
         prompt = None if self._names.prompt is None else self._prompt(row, self._names.prompt)
         if texts and isinstance(prompt, str):
             self._refuse_beside_text(row)
+            self._chat.beside_text(row)
             return [behind(prompt, answer) for answer in texts.values()]
         messages = {key: _as_messages(answer) for key, answer in answers.items()}
         shared, messages = self._shared(prompt, messages)
@@ -142,12 +143,6 @@ class AnswerReader:
             _refuse_other(prompt, common, str(self._names.prompt), " and ".join(map(repr, answers)))
         return common, rest
 
-    def _with_system(self, row: Row, messages: Messages) -> Messages:
-        """The messages behind the row's system prompt, unless they have one."""
-        system = self._chat.system(row)
-        given = bool(system) and messages[0]["role"] != "system"
-        return [{"role": "system", "content": system}, *messages] if given else messages
-
     def _refuse_beside_text(self, row: Row) -> None:
         """What only a chat template could write, beside text that does not go through it."""
         if self._chat.system(row):
@@ -157,7 +152,7 @@ class AnswerReader:
         """Prompt and answer, of which the assistant's messages in the answer are learnt."""
         if answer[0]["role"] != "assistant":
             raise RowError(f"{key!r} has a message of the {answer[0]['role']} where the assistant's answer should begin")
-        prompt = self._with_system(row, prompt)
+        prompt = self._chat.with_system(row, prompt)
         learnt: list[Override] = [False] * len(prompt)
         learnt += [message["role"] == "assistant" for message in answer]
         return Conversation([*prompt, *answer], learnt, self._chat.tools(row))

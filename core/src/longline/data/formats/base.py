@@ -6,11 +6,13 @@ The core's formats have a file each beside this one. Whoever brings another name
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from longline.data.notes import Notes
+
 if TYPE_CHECKING:
-    from longline.config.sections import ColumnsSection, TrainOn
+    from longline.config.sections import ColumnsSection, ToolArguments, TrainOn
     from longline.data.kinds import Kind
     from longline.data.values import Row, Sample
 
@@ -21,7 +23,8 @@ class Opened:
 
     `path` is what messages call it; `found` are the columns of its first rows, `names` what the config calls them otherwise;
     `roles` are role names beyond the known ones. `padded`: keys that a mapping lacks come as null. `has_template`: the tokenizer
-    can render chats; `vocabulary` is the number of its tokens.
+    can render chats; `vocabulary` is the number of its tokens. `tool_arguments` says what may stand for the arguments of a call;
+    `notes` take what is noticed of the row at hand.
     """
 
     path: str
@@ -32,6 +35,8 @@ class Opened:
     padded: bool
     has_template: bool
     vocabulary: int
+    tool_arguments: ToolArguments = "strict"
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True, slots=True)

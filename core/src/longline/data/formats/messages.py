@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from longline.data.values import Conversation, RowError
+from longline.data.formats.calls import calls_of, tools_of
+from longline.data.values import Conversation, RowError, short
 
 if TYPE_CHECKING:
-    from longline.config.sections import ColumnsSection
+    from longline.config.sections import ColumnsSection, ToolArguments
     from longline.data.formats.base import Opened
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+WEIGHT = "weight"
+BESIDE_OWN = "the system prompt of a column is left out: the messages begin with another one"
 Override = bool | None
 ROLES = {
     "system": "system",
@@ -59,23 +61,24 @@ def present(row: Mapping[str, Any], key: str) -> Any:
 
 
 class ChatReader:
-    """Reads the conversations of one source.
+    """Reads the conversations of one source; `needs_answer` refuses such without an assistant message.
 
-    `roles` adds names to ROLES; `needs_answer` refuses a conversation without an assistant message; `padded` says that the
-    source fills missing keys with null (Arrow and Parquet do), so that null means absent at every depth.
+    Where a source fills missing keys with null, as Arrow and Parquet do, null means absent at every depth.
     """
 
-    def __init__(self, names: ColumnsSection, roles: Mapping[str, str], *, needs_answer: bool, padded: bool) -> None:
+    def __init__(self, opened: Opened, names: ColumnsSection, *, needs_answer: bool) -> None:
         self._names = names
-        self._roles = {**ROLES, **roles}
+        self._roles = {**ROLES, **opened.roles}
         self._needs_answer = needs_answer
-        self._padded = padded
+        self._padded = opened.padded
+        self._notes = opened.notes
+        self._tool_arguments: ToolArguments = opened.tool_arguments
         self._train_key = names.train or "train"
 
     @classmethod
     def of(cls, opened: Opened) -> ChatReader:
         """The reader of a source of samples to learn from."""
-        return cls(opened.names, opened.roles, needs_answer=opened.train_on != "all", padded=opened.padded)
+        return cls(opened, opened.names, needs_answer=opened.train_on != "all")
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
         """The conversation in the row's message column. Raises RowError."""
@@ -88,10 +91,8 @@ class ChatReader:
     def build(self, raw: Any, row: Mapping[str, Any]) -> Conversation:
         """A conversation from raw messages and the row's system and tools columns."""
         messages, overrides = self.messages(raw)
-        system = self.system(row)
-        if system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
-            overrides.insert(0, None)
+        messages = self.with_system(row, messages)
+        overrides[:0] = [None] * (len(messages) - len(overrides))
         if self._needs_answer and not any(message["role"] == "assistant" for message in messages):
             raise RowError("no message is by the assistant")
         return Conversation(messages, overrides, self.tools(row))
@@ -120,12 +121,12 @@ class ChatReader:
         role_key = self._key(item, self._names.role, ("role", "from"), "role", number)
         role = self._role(item[role_key], number)
         content_key = self._names.content or next((key for key in ("content", "value") if key in item), "content")
-        override = item.get(self._train_key)
-        if override is not None and override not in (0, 1):
-            raise RowError(f"message {number}: {self._train_key!r} must be true or false")
-        known = {role_key, content_key, self._train_key}
+        override = self._override(item, number)
+        known = {role_key, content_key, self._train_key, WEIGHT}
         message = {"role": role, **{key: value for key, value in item.items() if key not in known and value is not None}}
-        calls = self._calls(message, item.get(content_key) if item[role_key] in CALLING_ROLES else None, number)
+        calls = calls_of(
+            message, item.get(content_key) if item[role_key] in CALLING_ROLES else None, number, self._tool_arguments
+        )
         if calls:
             message["tool_calls"] = calls
         content = (
@@ -133,7 +134,15 @@ class ChatReader:
         )
         if content is not None:
             message["content"] = content
-        return message, None if override is None else bool(override)
+        return message, override
+
+    def _override(self, item: Mapping[str, Any], number: int) -> Override:
+        """Whether a message says itself to be learnt: by our key, or by OpenAI's `weight`, of which 1 says nothing."""
+        own, weight = item.get(self._train_key), item.get(WEIGHT)
+        for key, value, wanted in ((self._train_key, own, "true or false"), (WEIGHT, weight, "0 (not learnt) or 1")):
+            if value is not None and value not in (0, 1):
+                raise RowError(f"message {number}: {key!r} must be {wanted}")
+        return bool(own) if own is not None else False if weight == 0 else None
 
     @staticmethod
     def _key(item: Mapping[str, Any], named: str | None, usual: tuple[str, ...], what: str, number: int) -> str:
@@ -164,22 +173,18 @@ class ChatReader:
             raise RowError(f"message {number} ({role}): {key!r} is empty")
         return value
 
-    def _calls(self, message: dict[str, Any], called: Any, number: int) -> list[Any] | None:
-        """Tool calls with their arguments as mappings, which is what templates print; `called` is ShareGPT's JSON text."""
-        calls = message.pop("tool_calls", None)
-        if isinstance(called, str):
-            parsed = _json(called)
-            calls = [parsed] if isinstance(parsed, dict) else parsed
-            if not isinstance(calls, list) or not all(isinstance(call, dict) and "name" in call for call in calls):
-                return None
-            calls = [{"type": "function", "function": call} for call in calls]
-        if not calls:
-            return None
-        if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
-            raise RowError(f"message {number}: 'tool_calls' must be a list of mappings")
-        return [_with_mapping_arguments(call) for call in calls]
-
     # --- beside the messages ----------------------------------------------------------------------
+
+    def with_system(self, row: Mapping[str, Any], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages behind the row's system prompt, unless they have one. Raises RowError."""
+        system = self.system(row)
+        if not system:
+            return messages
+        if messages[0]["role"] != "system":
+            return [{"role": "system", "content": system}, *messages]
+        if str(messages[0].get("content")).strip() != system.strip():
+            self._notes.dropped("system", BESIDE_OWN, short(system))
+        return messages
 
     def system(self, row: Mapping[str, Any]) -> str | None:
         """The text of the row's system column; None when there is none or it is empty. Raises RowError."""
@@ -193,17 +198,16 @@ class ChatReader:
 
     def tools(self, row: Mapping[str, Any]) -> list[Any] | None:
         """The tool definitions of the row. Raises RowError."""
-        key = self._names.tools or "tools"
-        value = row.get(key)
-        if isinstance(value, str) and value.strip():
-            value = _json(value)
-            if value is None:
-                raise RowError(f"the field {key!r} is not valid JSON")
-        if not value:
-            return None
-        if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-            raise RowError(f"the field {key!r} must be a list of tool definitions")
-        return [_without_nulls(tool) for tool in value] if self._padded else value
+        found = tools_of(row, self._names.tools)
+        return [_without_nulls(tool) for tool in found] if found and self._padded else found
+
+    def beside_text(self, row: Mapping[str, Any]) -> None:
+        """Note what only a chat template could write, beside text that does not go through it."""
+        for what, key in (("system", self._names.system or "system"), ("tools", self._names.tools or "tools")):
+            if row.get(key):
+                self._notes.dropped(
+                    what, f"{what} is left out: plain text does not go through the chat template", short(row[key])
+                )
 
 
 def _joined(parts: list[Any], number: int) -> str:
@@ -218,22 +222,6 @@ def _joined(parts: list[Any], number: int) -> str:
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise RowError(f"message {number}: a content part of type {kind!r} is not text")
     return "".join(texts)
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _with_mapping_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool call whose arguments are a mapping where they were the JSON text of one."""
-    inner = call.get("function")
-    if isinstance(inner, Mapping):
-        return {**call, "function": _with_mapping_arguments(inner)}
-    parsed = _json(call["arguments"]) if isinstance(call.get("arguments"), str) else None
-    return {**call, "arguments": parsed} if isinstance(parsed, dict) else dict(call)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -26,6 +26,7 @@ def _open(opened: Opened) -> Reader:
             return Sample((_conversation(row, prompt, completion, chat, train_on),))
         if isinstance(prompt, list) or isinstance(completion, list):
             raise RowError(f"{first!r} and {second!r} must both be text or both be lists of messages")
+        chat.beside_text(row)
         return Sample((behind(text_field(row, first, empty=True), text_field(row, second), train_on),))
 
     return Reader(sample)
