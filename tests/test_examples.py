@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,18 +46,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory, begun: Path) -> Path:
     wheels = folder / "wheels"
     build = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels)]
     subprocess.run([*PIP, *build, *map(str, sources)], check=True)
-    venv.create(folder / "env", with_pip=False)
-    python = folder / "env" / "bin" / "python"
-    found = sorted(str(wheel) for wheel in wheels.glob("*.whl"))
+    found = sorted(wheels.glob("*.whl"))
     written = {f"longline_{name.replace('-', '_')}" for name in BEGUN.values()}
-    assert {Path(wheel).name.split("-")[0] for wheel in found} == {"longline", *PACKAGES.values(), *written}
-    subprocess.run([*PIP, "--python", str(python), "install", "--no-index", "--no-deps", *found], check=True)
+    assert {wheel.name.split("-")[0] for wheel in found} == {"longline", *PACKAGES.values(), *written}
+    return installed(folder / "env", found)
+
+
+def installed(place: Path, wheels: Sequence[Path]) -> Path:
+    """Make an environment with these wheels; what they need comes from this one."""
+    venv.create(place, with_pip=False)
+    python = place / "bin" / "python"
+    subprocess.run([*PIP, "--python", str(python), "install", "--no-index", "--no-deps", *map(str, wheels)], check=True)
     # A folder that a .pth file names comes after the environment's own; .pth files in it (editable installs) are not read.
-    packages = next((folder / "env").glob("lib/python*/site-packages"))
+    packages = next(place.glob("lib/python*/site-packages"))
     torch = find_spec("torch")
     assert torch is not None
     (packages / "libraries.pth").write_text(f"{Path(str(torch.origin)).parents[1]}\n")
-    return folder / "env"
+    return place
 
 
 def run(environment: Path, *arguments: object) -> str:
@@ -188,6 +194,19 @@ def test_a_resumed_average_of_gradients_on_two_ranks_equals_an_uninterrupted_one
     run(environment, *launch, stopped, "resume")
     weights = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")]
     assert run(environment, "python", "-c", SAME, *weights) == "True\n"
+
+
+# --- a plugin that was built before ---------------------------------------------------------------------------------------------
+
+
+def test_the_minimal_plugin_of_the_last_release_works_as_it_was_built(environment: Path, run_config, tmp_path: Path):
+    [core] = (environment.parent / "wheels").glob("longline-*.whl")
+    [built] = (ROOT / "tests" / "contract").glob("*.whl")
+    place = installed(tmp_path / "env", [core, built])
+    told = run(place, "longline", "train", run_config(plugins={"losslimit": {"limit": 0.001}}, trainer={"max_steps": 2}))
+    assert "the loss is above its limit" in told
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert manifest["hooks"]["plugins"]["losslimit"]["on_log"]["failures"] == 0
 
 
 # --- the tutorial ---------------------------------------------------------------------------------------------------------------
