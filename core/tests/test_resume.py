@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from longline import Plugin, hookimpl
-from longline.plugins import PluginConfig
-from longline.testing import chat
+from longline.config.loader import load_config
+from longline.errors import ConfigError
+from longline.plugins import LoadedPlugin, PluginConfig
+from longline.run import train
+from longline.testing import chat, write_tiny_model
 
 STOPPING = {
     "model": {"overrides": {"attention_dropout": 0.1}},
@@ -195,3 +200,226 @@ def test_the_best_checkpoint_is_found_in_a_folder_that_was_moved(run_longline, c
     (tmp_path / "parts").rename(tmp_path / "moved")
     moved = run_longline(config_of("moved", **given), resume="last")
     assert same(moved, whole)
+
+
+class Stopping(TrainerCallback):
+    """Ends training after a step, of its own accord."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == 3
+
+
+class Ends(Plugin):
+    """Adds it."""
+
+    @hookimpl
+    def post_trainer_create(self, trainer):
+        trainer.add_callback(Stopping())
+
+
+def test_what_another_callback_ended_is_not_trained_on(run_longline, config_of):
+    config = config_of("run", trainer={"max_steps": 6, "save_strategy": "steps", "save_steps": 1})
+    ended = run_longline(config, plugins=[Ends(PluginConfig())])
+    assert ended.manifest["summary"]["steps"] == 3
+    again = run_longline(config, plugins=[Ends(PluginConfig())], resume="last")
+    assert again.manifest["summary"]["steps"] == 3
+    assert again.manifest["alerts"][-1]["text"] == "a callback ended the run at step 3"
+
+
+# --- what is other than before ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_model_dir):
+    """A folder with a model, rows, and runs of 6 steps that were stopped after 3: with all weights, and with LoRA."""
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copytree(tiny_model_dir, folder / "model")
+    for name, rows in (("train", chat(12)), ("eval", chat(40)[30:34])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = {
+        "model": {"path": str(folder / "model"), "dtype": "float32"},
+        "data": {name: [{"path": str(folder / f"{name}.jsonl")}] for name in ("train", "eval")},
+        "trainer": {
+            "max_steps": 6,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_steps": 3,
+            "eval_strategy": "no",
+            "use_cpu": True,
+        },
+    }
+    base["data"] |= {"max_length": 128, "cache_dir": str(folder / "cache")}
+    for name, more in (("full", {}), ("lora", {"adapter": {"r": 4}})):
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(base | more | {"output_dir": str(folder / name)}))
+        train(load_config(path), plugins=[LoadedPlugin.of(At(3), "at")])
+    return folder
+
+
+@pytest.fixture
+def go_on(made, tmp_path):
+    """Goes on with a copy of one of these runs; returns its folder and what was told."""
+
+    def run(name, *overrides, **how):
+        folder = tmp_path / name
+        if not folder.exists():
+            shutil.copytree(made / name, folder)
+        loaded = load_config(made / f"{name}.yaml", [f"output_dir={folder}", *overrides])
+        train(loaded, **{"resume": "last", **how})
+        alerts = json.loads((folder / "run.json").read_text())["alerts"]
+        return folder, {alert["title"]: alert["text"] for alert in alerts}
+
+    run.folder = tmp_path
+    return run
+
+
+def losses(folder):
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [event["loss"] for event in events if "loss" in event], [e["learning_rate"] for e in events if "loss" in e]
+
+
+def refused(go_on, name, *overrides, **how):
+    """The text of a refusal, which leaves the run folder as it was."""
+
+    def state(folder):
+        files = [folder / "run.json", folder / "config.yaml", folder / "log.jsonl"]
+        return [path.read_bytes() for path in files]
+
+    before = state(go_on.folder / name) if (go_on.folder / name).exists() else None
+    with pytest.raises(ConfigError) as caught:
+        go_on(name, *overrides, **how)
+    made = json.loads((go_on.folder / name / "run.json").read_text())
+    assert before is None or state(go_on.folder / name) == before
+    assert (made["status"], made["exit_code"]) == ("interrupted", 130)
+    return str(caught.value)
+
+
+def test_nothing_is_told_where_nothing_differs(go_on):
+    assert {*go_on("full")[1]} == {"resumed"}  # that the plugin of the first part is gone
+
+
+def test_what_the_checkpoint_rules_is_told_and_saved(go_on):
+    folder, told = go_on("full", "trainer.learning_rate=5e-5", "trainer.save_steps=2")
+    assert told["the checkpoint rules"].startswith("trainer.learning_rate stays 0.001, 5e-05 has no effect")
+    assert told["takes effect"] == "trainer.save_steps was 3 and is 2"
+    saved = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]
+    assert (saved["learning_rate"], saved["save_steps"]) == (1e-3, 2)
+    assert losses(folder)[1] == pytest.approx([1e-3 * (6 - n) / 6 for n in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "text"),
+    [
+        ("full", "trainer.per_device_train_batch_size=4", "a step had 2 rows of each process and now has 4"),
+        ("full", "trainer.optim=sgd", "the state of the other optimizer"),
+        ("full", "data.max_length=48", "data.max_length: was 128 and is 48"),
+        ("full", "data.train.0.limit=11", "the rows are not those that the checkpoint was trained on"),
+        ("full", "data.train_on=all", "data.train_on: was not set and is all"),
+        ("lora", "adapter.lora_alpha=32", "adapter.lora_alpha: was 8 and is 32"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused(go_on, name, override, text):
+    assert text in refused(go_on, name, override)
+
+
+def test_longer_than_any_row_is_the_same(go_on):
+    assert go_on("full", "data.max_length=200")[1]["the rows are the same"] == "data.max_length was 128 and is 200"
+
+
+def test_a_batch_divided_otherwise_trains_on_the_same_rows(go_on):
+    folder, _ = go_on("full", "trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=2")
+    other = go_on.folder / "kept"
+    folder.rename(other)
+    assert losses(other)[0] == pytest.approx(losses(go_on("full")[0])[0], rel=1e-4)
+
+
+def test_rows_are_looked_at_and_not_their_files(go_on, made, tmp_path):
+    shutil.copy(made / "train.jsonl", tmp_path / "moved.jsonl")
+    assert "the rows are the same" in go_on("full", f"data.train.0.path={tmp_path / 'moved.jsonl'}")[1]
+    rows = (made / "train.jsonl").read_text()
+    (made / "train.jsonl").write_text(rows.replace("cod", "ray"))
+    shutil.rmtree(go_on.folder / "full")
+    try:
+        assert "the files, or what makes tokens of them, have changed" in refused(go_on, "full")
+    finally:
+        (made / "train.jsonl").write_text(rows)
+
+
+def test_other_rows_to_evaluate_on_are_told(go_on, made):
+    told = go_on("full", f"data.eval.0.path={made / 'train.jsonl'}")[1]
+    assert "measured on those of the checkpoint" in told["other rows are evaluated on"]
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_another_base_matters_under_an_adapter(go_on, made, tmp_path, name):
+    """At the same path; the model is the same where all weights are in the checkpoint."""
+    shutil.copytree(made / "model", tmp_path / "kept")
+    write_tiny_model(made / "model", seed=1)
+    try:
+        if name == "full":
+            go_on(name)
+        else:
+            assert "the policy model has other weights than that of the checkpoint" in refused(go_on, name)
+    finally:
+        shutil.rmtree(made / "model")
+        shutil.copytree(tmp_path / "kept", made / "model")
+    assert "the weights are those of the checkpoint" in go_on(name, f"model.path={tmp_path / 'kept'}")[1]
+
+
+def test_a_model_built_otherwise_is_refused(go_on):
+    assert "the policy model is built otherwise" in refused(go_on, "full", "model.overrides.num_hidden_layers=3")
+
+
+# --- checkpoints that are not whole -------------------------------------------------------------------------------------------
+
+
+def test_weights_alone_are_refused_unless_they_are_asked_for(go_on, made):
+    shutil.copytree(made / "full", go_on.folder / "full")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (go_on.folder / "full" / "checkpoint-3" / name).unlink()
+    text = refused(go_on, "full")
+    assert "checkpoint-3 has no optimizer, scheduler, random state, so the run would not be the same" in text
+    assert "checkpoint-3 --weights-only goes on with its weights: optimizer and schedule start anew" in text
+    folder, told = go_on("full", "trainer.learning_rate=5e-4", weights_only=True)
+    assert told["weights only"] == "optimizer and schedule start anew at step 3, for what is left of 6 steps"
+    assert losses(folder)[1][3:] == pytest.approx([5e-4, 5e-4 * 2 / 3, 5e-4 / 3])
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["learning_rate"] == 5e-4
+
+
+def test_weights_alone_let_another_optimizer_go_on(go_on):
+    _, told = go_on("full", "trainer.optim=sgd", weights_only=True)
+    assert told["takes effect"] == "trainer.optim was not set and is sgd"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("trainer_state.json", b""),
+        ("trainer_state.json", b"{}"),
+        ("trainer_state.json", b'{"global_step": 3, "log_hi'),
+        ("longline.json", b'{"config"'),
+        ("model.safetensors", None),
+        ("optimizer.pt", None),
+        ("scheduler.pt", b""),
+        ("rng_state.pth", None),
+    ],
+)
+def test_a_file_that_is_cut_is_refused_by_name(go_on, made, file, content):
+    folder = go_on.folder / "full"
+    shutil.copytree(made / "full", folder)
+    shutil.copytree(folder / "checkpoint-3", folder / "checkpoint-2")
+    path = folder / "checkpoint-3" / file
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    text = refused(go_on, "full")
+    assert f"checkpoint-3 is no whole checkpoint: {file}" in text
+    assert f"--resume {folder / 'checkpoint-2'} goes on from another" in text
+    path.unlink()
+    if file != "longline.json":
+        assert "checkpoint-3" in refused(go_on, "full")
+
+
+def test_a_checkpoint_without_a_record_goes_on_with_a_word(go_on, made):
+    shutil.copytree(made / "full", go_on.folder / "full")
+    (go_on.folder / "full" / "checkpoint-3" / "longline.json").unlink()
+    assert "nobody can see whether config and data are the same" in go_on("full")[1]["resumed"]

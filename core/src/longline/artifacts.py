@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from longline import upstream
 from longline.errors import ConfigError, TrainingError
 from longline.text import one_line
 
@@ -167,27 +166,6 @@ def prune(run_dir: Path, limit: int | None, best: str | None) -> None:
     spare = [path for path in found[:-1] if best is None or path != Path(best)]
     for path in spare[: max(0, len(found) - max(limit, len(found) - len(spare)))]:
         _discard(path)
-
-
-def resume_point(run_dir: Path, wanted: str) -> Path:
-    """Return the checkpoint that `--resume` means: `last`, or a path.
-
-    Raises:
-        ConfigError: there is none, or the path is none.
-    """
-    if wanted == "last":
-        found = checkpoints(run_dir)
-        if not found:
-            raise ConfigError(
-                f"--resume: {run_dir} has no checkpoint", hint="start without --resume; trainer.save_steps sets how often"
-            )
-        return found[-1]
-    path = Path(wanted)
-    if not (path / upstream.STATE_FILE).is_file():
-        raise ConfigError(
-            f"--resume: {wanted} is not a checkpoint", hint="give a checkpoint-N folder, or nothing for the last one"
-        )
-    return path
 
 
 FULL = ("No space left", "File too large", "Disk quota")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longline.config.attention import BEST, PackingLayout, lookup
 from longline.methods import find
-from longline.methods.base import Fact, Method, Output
+from longline.methods.base import TRAINER_DEFAULTS, Fact, Method, Output
 from longline.methods.trl import CHECKPOINTING
 
 if TYPE_CHECKING:
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 
 Device = Literal["cpu", "cuda", "mps", "xpu"]
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 3.0,
-    "max_steps": -1,
-    "logging_steps": 10,
-    "logging_first_step": True,
-    "seed": 42,
-}
-"""What Longline assumes when `trainer:` is silent. All but the two logging fields are transformers' own defaults."""
 _NOT_TOLD = {
     "output_dir",
     "report_to",

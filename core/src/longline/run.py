@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longline import artifacts, stages, upstream
+from longline import resume as resuming
 from longline.builtin.alerts import Alerts
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
@@ -73,18 +75,24 @@ def train(
     loaded: LoadedConfig,
     *,
     resume: str | None = None,
+    weights_only: bool = False,
     overwrite: bool = False,
     plugins: Sequence[LoadedPlugin] = (),
 ) -> RunResult:
     """Fine-tune as the config says.
 
-    `resume` is `last` or the path of a checkpoint; `overwrite` deletes an earlier run in the same folder; `plugins` are added
-    to those that the config names (for notebooks and tests). Raises LonglineError, or what a library raised, after every
-    plugin has seen `on_run_end`; an interruption is no error but a result with status `interrupted`.
+    `resume` is `last` or the path of a checkpoint, of which `weights_only` takes weights and place in the data alone; `overwrite`
+    deletes an earlier run in the same folder; `plugins` are added to those that the config names (for notebooks and tests). Raises
+    LonglineError, or what a library raised, after every plugin has seen `on_run_end`; an interruption is no error but a result
+    with status `interrupted`.
     """
+    going_on = None
+    if resume:
+        loaded, going_on = resuming.begin(loaded, resume, weights_only=weights_only)
     state = open_run(loaded, "train", plugins)
+    state.going_on = going_on
     try:
-        return _whole(state, resume, overwrite)
+        return _whole(state, overwrite)
     except BaseException as error:
         error.mask = state.view.mask  # type: ignore[attr-defined]  # for whoever shows it: its text may quote the config
         raise
@@ -92,18 +100,19 @@ def train(
         garbage.thaw()
 
 
-def _whole(state: State, resume: str | None, overwrite: bool) -> RunResult:
+def _whole(state: State, overwrite: bool) -> RunResult:
     """Claim the folder, go through the stages, and end the run exactly once, however they went."""
     status: Status = "failed"
     code = EXIT_TRAINING
     run = state.view
     with ExitStack() as stack:
         if run.is_main:
-            claimed = artifacts.claim(run.output_dir, resume=bool(resume), overwrite=overwrite, files=_files(state))
-            stack.enter_context(claimed)
-            artifacts.write_config(run.plan.config_path, state.resolved)
-        state.resumed_from = artifacts.resume_point(run.output_dir, resume) if resume else None
-        found = plugin_states.read(state.resumed_from, state.plugins, run.rank) if state.resumed_from else plugin_states.NOTHING
+            resumed = state.going_on is not None
+            stack.enter_context(artifacts.claim(run.output_dir, resume=resumed, overwrite=overwrite, files=_files(state)))
+            stack.enter_context(resuming.untouched(state.going_on, run.plan.manifest_path))
+            if not resumed:
+                artifacts.write_config(run.plan.config_path, state.resolved)
+        found = plugin_states.read(run.resumed_from, state.plugins, run.rank) if run.resumed_from else plugin_states.NOTHING
         state.restored = found.states
         ended = signals.handling(
             state.stop, lambda signum: _write_manifest(state, "interrupted", 128 + signum), talks=run.is_main
@@ -140,6 +149,8 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     run.hook.on_run_start(run=run)
     for note in notes:
         run.alert("resumed", note, "info")
+    if state.going_on:
+        resuming.tell(state, state.going_on)
     for found in upstream.untested():
         run.alert("version not tested", f"{found}; if something goes wrong, install one of those first")
     with garbage.paused():  # nearly all that is imported is imported here
@@ -149,9 +160,14 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     data = stages.data(state, tokenizer)
     for warning in data.report.warnings:
         run.alert("data", warning)
+    if state.going_on:
+        resuming.judge_rows(state, state.going_on, data)
     model = stages.model(state, args, tokenizer)
     reference = stages.reference(state, args, tokenizer)
+    if state.going_on:
+        resuming.judge_models(state, state.going_on)
     trainer = stages.trainer(state, args, stages.Ingredients(tokenizer, data, model, reference, rewards))
+    trainer.record = cache(lambda: resuming.record(state, data))  # its rows are looked at when the first checkpoint is made
     state.stop.check()  # a library may have swallowed what the signal raised
     state.stop.defer("finishing this step and saving a checkpoint")
     _train(state, trainer)
@@ -173,13 +189,14 @@ def _train(state: State, trainer: Any) -> None:
     trainer.add_callback(HookBridge(state, trainer))
     trainer.remove_callback(PrinterCallback)
     begin = time.perf_counter()
-    resume_from = str(state.resumed_from) if state.resumed_from else None
-    if state.resumed_from:
-        restore_callbacks(trainer, state.resumed_from)
+    going_on = state.going_on
+    if going_on:
+        restore_callbacks(trainer, going_on.checkpoint)
+        trainer.begins_anew_at = going_on.checkpoint.step if going_on.weights_only else None
         trainer.args.eval_on_start = False  # the run has started long ago
     try:
         with allocator.keeping() if trainer.args.device.type == "cpu" else nullcontext():
-            trainer.train(resume_from_checkpoint=resume_from)
+            trainer.train(resume_from_checkpoint=str(going_on.checkpoint.path) if going_on else None)
     except EvaluationStoppedError:
         pass  # the one before the first step: there is nothing to save
     except NothingLeftError as told:

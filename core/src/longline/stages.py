@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from longline import artifacts, upstream
+from longline import artifacts, identity, upstream
 from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, DataError, PluginError, TrainingError
@@ -205,7 +205,9 @@ def load(state: State, section: ModelSection, role: Role, dtype: str | None = No
     set_seed(plan.seed)
     kwargs = models.model_kwargs(section, dtype or plan.dtype, run.output)
     run.hook.pre_model_load(run=run, model_kwargs=kwargs, role=role)
-    return run.hook.provide_model(run=run, model_kwargs=kwargs, role=role)
+    made = run.hook.provide_model(run=run, model_kwargs=kwargs, role=role)
+    state.models[role] = identity.of_model(made)
+    return made
 
 
 POLICY, REFERENCE = "policy", "reference"

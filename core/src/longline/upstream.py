@@ -93,6 +93,12 @@ def every(*checks: Callable[[], bool]) -> Callable[[], bool]:
 
 STATE_FILE = "trainer_state.json"
 """The trainer's state in a checkpoint."""
+WEIGHTS = ("model", "pytorch_model", "adapter_model")
+"""How the names of weights in a checkpoint begin: whole, in shards, in FSDP's folders, of an adapter."""
+OPTIMIZER, SCHEDULER, RANDOM = "optimizer", "scheduler.pt", "rng_state"
+"""The same of the optimizer (FSDP has a folder), its schedule, and the state of random numbers."""
+ENGINE = "global_step"
+"""The same of DeepSpeed's folder, which has weights and optimizer."""
 ARGUMENTS_FILE = "training_args.bin"
 """The pickle of its arguments beside every saved model."""
 SOURCES: dict[str, str] = {
@@ -332,7 +338,13 @@ def _trl(about: str, sentence: str, *checks: Callable[[], bool]) -> Assumption:
 
 def _constants_hold() -> bool:
     trainer = resolve_name("transformers.trainer")
-    return bool((trainer.TRAINER_STATE_NAME, trainer.TRAINING_ARGS_NAME) == (STATE_FILE, ARGUMENTS_FILE))
+    return bool(
+        (trainer.TRAINER_STATE_NAME, trainer.TRAINING_ARGS_NAME) == (STATE_FILE, ARGUMENTS_FILE)
+        and trainer.SCHEDULER_NAME == SCHEDULER
+        and trainer.OPTIMIZER_NAME.startswith(OPTIMIZER)
+        and trainer.SAFE_WEIGHTS_NAME.startswith(WEIGHTS)
+        and trainer.ADAPTER_SAFE_WEIGHTS_NAME.startswith(WEIGHTS)
+    )
 
 
 def _loss_is_kept_where_it_is_set() -> bool:
@@ -433,6 +445,13 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
             takes=("model", "trial"),
             says=("run_dir = self._get_output_dir(trial=trial)", "self.state.save_to_json("),
         ),
+    ),
+    _transformers(
+        "Trainer._load_optimizer_and_scheduler",
+        "it loads both from a checkpoint, after they were made and prepared, unless DeepSpeed does; without it both start anew",
+        reads(f"{_TRAINER}._load_optimizer_and_scheduler", takes=("checkpoint",)),
+        reads(f"{_TRAINER}._prepare_for_training", says=("self._load_optimizer_and_scheduler(resume_from_checkpoint)",)),
+        reads(f"{_TRAINER}._save_rng_state", says=('"rng_state.pth"', 'f"rng_state_{self.args.process_index}.pth"')),
     ),
     _transformers(
         "Trainer._load_rng_state",

@@ -110,6 +110,11 @@ def quantization_fields() -> Mapping[str, LibraryField]:
     return fields_of(_place("transformers.BitsAndBytesConfig"))
 
 
+def known_defaults(known: Mapping[str, LibraryField]) -> dict[str, Any]:
+    """The defaults of fields, as far as the source tells them."""
+    return {name: field.default for name, field in known.items() if not isinstance(field.default, Unknown)}
+
+
 def _place(name: str) -> str:
     """Where the class is of which upstream.py says the file."""
     return f"{SOURCES[name].removesuffix('.py').replace('/', '.')}:{name.rpartition('.')[2]}"

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from longline.config.going_on import BASE, ROWS, TAKES, UNTOLD, OnResume
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
 TooLong = Literal["split", "truncate", "drop", "error"]
@@ -19,6 +21,7 @@ Dropped = Literal["reasoning", "tools", "system", "keys"]
 ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
 
 
+OTHER_EVAL = OnResume("takes", "what was best so far was measured on the other rows")
 SHORT_FORMS = {("data", "train"): "path", ("data", "eval"): "path", ("data", "keep"): "name", ("rewards",): "function"}
 """Lists for which one item may be written, and the key that a text in place of an item stands for."""
 
@@ -52,34 +55,36 @@ class TokenizerSection(Section):
     """The token used for padding; it must exist in the vocabulary."""
     eos_token: str | None = None
     """The token that ends a turn or text; it must exist in the vocabulary."""
-    add_tokens: list[str] = []
+    add_tokens: Annotated[list[str], OnResume("refused", "the vocabulary has the rows of the others")] = []
     """New tokens; the embedding grows by as many rows."""
 
 
 class ModelSection(Section):
     """The model that is tuned."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1), BASE]
     """A local folder, a `.gguf` file, or a hub id."""
-    revision: str | None = None
+    revision: Annotated[str | None, BASE] = None
     """Branch, tag or commit of a hub id."""
-    gguf_file: str | None = None
+    gguf_file: Annotated[str | None, BASE] = None
     """Which GGUF file to take when `path` is a folder or hub id that holds some."""
-    dtype: Dtype = "auto"
+    dtype: Annotated[Dtype, TAKES] = "auto"
     """The type of the weights. `auto`: where the device computes in bfloat16, that for a frozen base under an adapter, and float32
     with mixed precision (`trainer.bf16`) when all weights are trained; float32 alone elsewhere."""
-    attn_implementation: str | None = None
+    attn_implementation: Annotated[str | None, TAKES] = None
     """sdpa, eager, flex_attention, flash_attention_2/3/4, or the hub id of a kernel. Left out: sdpa where the model has it, else
     eager."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, UNTOLD] = False
     """Run Python code that comes with the model. Only for sources you trust."""
-    token: SecretStr | None = None
+    token: Annotated[SecretStr | None, UNTOLD] = None
     """Hub access token for gated models; `${HF_TOKEN}` reads it from the environment."""
-    overrides: dict[str, Any] = {}
+    overrides: Annotated[dict[str, Any], TAKES] = {}
     """Values that replace fields of the model's own config, such as `rope_parameters` or `attention_dropout`."""
-    quantization: dict[str, Any] | None = None
+    quantization: Annotated[
+        dict[str, Any] | None, OnResume("refused", "what is learnt belongs to the base as it was rounded")
+    ] = None
     """Fields of transformers.BitsAndBytesConfig, such as `load_in_4bit: true`; makes LoRA a QLoRA."""
-    tokenizer: TokenizerSection = TokenizerSection()
+    tokenizer: Annotated[TokenizerSection, ROWS] = TokenizerSection()
     """What differs from the model's own tokenizer."""
 
 
@@ -197,7 +202,7 @@ class DataSection(Section):
 
     train: Annotated[list[SourceSection], _list_of("data", "train"), Field(min_length=1)]
     """What is trained on; one source or a list that is mixed."""
-    eval: Annotated[list[SourceSection], _list_of("data", "eval")] = []
+    eval: Annotated[list[SourceSection], _list_of("data", "eval"), OTHER_EVAL] = []
     """What is evaluated on."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Without `eval`: the share of the training rows that is set aside for evaluation."""
@@ -233,9 +238,9 @@ class DataSection(Section):
     """Mix the rows of all sources in an order fixed by `trainer.seed`, before packing."""
     add_eos: bool = True
     """End texts that are learnt without a chat template with the end-of-sequence token."""
-    cache_dir: Path | None = None
+    cache_dir: Annotated[Path | None, UNTOLD] = None
     """Where prepared data is kept. Default: the user's cache folder, or LONGLINE_CACHE."""
-    cache: bool = True
+    cache: Annotated[bool, UNTOLD] = True
     """Reuse prepared data when content, options and tokenizer are the same."""
 
 
@@ -296,23 +301,23 @@ def _plugin_entries(value: Any) -> Any:
 class Config(Section):
     """One run, from data to a tuned model."""
 
-    method: str = "sft"
+    method: Annotated[str, OnResume("refused", "each method has rows and a loss of its own")] = "sft"
     """How the model is trained: a method of Longline, or one that a plugin brings."""
     model: ModelSection
     """The model that is tuned."""
-    adapter: AdapterSection | None = None
+    adapter: Annotated[AdapterSection | None, OnResume("refused", "what is learnt was learnt with the other")] = None
     """A peft adapter; left out: all weights are trained."""
-    data: DataSection
+    data: Annotated[DataSection, ROWS]
     """The rows, and how they become tokens."""
-    trainer: dict[str, Any] = {}
+    trainer: Annotated[dict[str, Any], TAKES] = {}
     """Fields of the method's own arguments class: transformers.TrainingArguments for sft, trl's config for the others."""
-    rewards: Annotated[list[RewardSection], _list_of("rewards")] = []
+    rewards: Annotated[list[RewardSection], _list_of("rewards"), TAKES] = []
     """For methods that draw answers: the functions that score what the policy answered; one or a list."""
-    plugins: Annotated[list[PluginEntry], BeforeValidator(_plugin_entries)] = []
+    plugins: Annotated[list[PluginEntry], BeforeValidator(_plugin_entries), TAKES] = []
     """A list of names, or a mapping of names to options; the order is the order of calls."""
-    early_stopping: EarlyStoppingSection | None = None
+    early_stopping: Annotated[EarlyStoppingSection | None, TAKES] = None
     """Stop when evaluation no longer improves; left out: train to the end."""
-    nonfinite_loss: Literal["stop", "continue"] = "stop"
+    nonfinite_loss: Annotated[Literal["stop", "continue"], TAKES] = "stop"
     """A loss that is NaN or infinite: stop with the step and its rows, or go on."""
-    output_dir: Path
+    output_dir: Annotated[Path, UNTOLD]
     """The run folder."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from longline.config.going_on import GROUPED
 from longline.methods.base import CompletionColumns, Fact, Starter
 from longline.methods.trl import TrlMethod
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from longline.config.going_on import OnResume
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
     from longline.errors import Problem
@@ -32,6 +34,14 @@ class AnsweringMethod(TrlMethod):
         **TrlMethod.refused,
         "train_sampling_strategy": "prompts come in groups; `data.shuffle` decides about their order",
     }
+    on_resume: ClassVar[Mapping[str, OnResume]] = {
+        **TrlMethod.on_resume,
+        **dict.fromkeys(("num_generations", "steps_per_generation", "generation_batch_size", "num_iterations"), GROUPED),
+    }
+    unkept: ClassVar[Mapping[str, str]] = {
+        **TrlMethod.unkept,
+        "use_adaptive_entropy": "the weight of the entropy, as it has been adapted",
+    }
     starter = Starter(
         "prompts: prompt, and columns for the reward functions",
         before="rewards:                           # installed ones, or package.module:function\n  - reasoning_gym",
@@ -43,6 +53,10 @@ class AnsweringMethod(TrlMethod):
         """Let trl shuffle the groups of prompts as `data.shuffle` says."""
         args["shuffle_dataset"] = config.data.shuffle
         return super().settle(args, config, machine)
+
+    def orders_by_batch(self, trainer: Mapping[str, Any]) -> bool:
+        """Prompts come in groups of as many as make a batch."""
+        return True
 
     def sampling(self, config: Config) -> tuple[str, str] | None:
         """Leave the order to trl: prompts come in groups."""

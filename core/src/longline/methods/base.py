@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from longline.config import fields
+from longline.config import fields, going_on
 from longline.config.check import Check as Check
 from longline.config.explain import nearest
 from longline.errors import ConfigError, LonglineError, Problem
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
     from longline.config.fields import LibraryField
+    from longline.config.going_on import OnResume
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Config
     from longline.events import Column
@@ -58,6 +59,17 @@ REFUSED: Mapping[str, str] = {
     "local_rank": "use `longline train CONFIG --nproc N`, or torchrun",
 }
 """Trainer arguments that Longline sets itself, or that would do nothing under it, whatever the method: what to use instead."""
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "seed": 42,
+}
+"""What Longline assumes when `trainer:` is silent. All but the two logging fields are transformers' own defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,8 @@ class Method:
         counts_flops: whether the tokens that are trained on tell the arithmetic of a step.
         defaults: trainer arguments that make the method what it is; `trainer:` may say otherwise unless they are refused.
         refused: trainer arguments that a config may not set, each with what to use instead.
+        on_resume: trainer arguments that a resumed run cannot take otherwise without a word, and what becomes of a difference.
+        unkept: trainer arguments under which the trainer has a state that no checkpoint has, each with what is lost.
         draws_answers: whether the policy answers prompts in training, and reward functions score them.
         completions: the columns of its `on_completions`; None when it tells of none.
         generation: the place of the function by which a tuned model answers (see `longline.inference.answers.answer_all`).
@@ -142,6 +156,8 @@ class Method:
     counts_flops: bool = False
     defaults: ClassVar[Mapping[str, Any]] = {}
     refused: ClassVar[Mapping[str, str]] = REFUSED
+    on_resume: ClassVar[Mapping[str, OnResume]] = going_on.TRAINER
+    unkept: ClassVar[Mapping[str, str]] = {}
     draws_answers: bool = False
     completions: CompletionColumns | None = None
     generation: str | None = "longline.inference.answers:answer_all"
@@ -183,6 +199,15 @@ class Method:
         """Import the arguments' class."""
         found: type[TrainingArguments] = imported(self.arguments)
         return found
+
+    def assumed(self) -> dict[str, Any]:
+        """The trainer arguments that hold where `trainer:` is silent, as far as the source of their class tells."""
+        return {**fields.known_defaults(self.fields()), **TRAINER_DEFAULTS, **self.defaults}
+
+    def orders_by_batch(self, trainer: Mapping[str, Any]) -> bool:
+        """Whether the order of rows depends on how many make a batch, with these trainer arguments."""
+        by_batch = trainer.get("train_sampling_strategy") in {"group_by_length", "batch_rebalance"}
+        return by_batch or bool(trainer.get("dataloader_drop_last"))
 
     def build_arguments(self, trainer_args: Mapping[str, Any]) -> TrainingArguments:
         """Build the arguments.

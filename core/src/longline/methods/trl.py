@@ -56,6 +56,8 @@ class TrlMethod(Method):
         ),
     }
 
+    unkept: ClassVar[Mapping[str, str]] = {"sync_ref_model": "the reference that has followed the policy"}
+
     def loss_types(self) -> tuple[str, ...]:
         """The words that trl's config and trainer compare `loss_type` with."""
         module = self.arguments.partition(":")[0]
@@ -81,6 +83,10 @@ class PairMethod(TrlMethod):
         texts=("prompt", "chosen", "rejected"), numbers=("reward_chosen", "reward_rejected", "margin"), score="margin"
     )
     starter = Starter("preference: prompt, chosen, rejected", learning_rate="2.0e-5", more="  beta: 0.1")
+
+    def orders_by_batch(self, trainer: Mapping[str, Any]) -> bool:
+        """Pairs are grouped by their length in batches unless `trainer:` says otherwise."""
+        return super().orders_by_batch({"train_sampling_strategy": "group_by_length", **trainer})
 
     def sampling(self, config: Config) -> tuple[str, str] | None:
         """Group pairs by their length unless rows shall keep their order."""

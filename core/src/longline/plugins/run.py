@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from longline.plan import Plan
     from longline.plugins.account import Account
     from longline.plugins.base import LoadedPlugin
+    from longline.resume import GoingOn
 
 logger = logging.getLogger("longline.plugins")
 
@@ -72,7 +73,10 @@ class State:
         self.summary = Summary()
         self.added_metrics: set[str] = set()
         self.started = artifacts.now()
-        self.resumed_from: Path | None = None
+        self.going_on: GoingOn | None = None
+        """What a resumed run goes on with."""
+        self.models: dict[str, dict[str, str]] = {}
+        """What tells each model that was loaded from others, by its role."""
         self.restored: Mapping[str, Any] = {}
         """What `Plugin.restore` is handed when a resumed run begins to train, by plugin."""
         self.tuned: Path | None = None
@@ -217,7 +221,7 @@ class Run:
     @property
     def resumed_from(self) -> Path | None:
         """The checkpoint that this run goes on from; None for one that starts anew."""
-        return self._state.resumed_from
+        return self._state.going_on.checkpoint.path if self._state.going_on else None
 
     @property
     def tuned(self) -> Path | None:

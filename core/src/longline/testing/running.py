@@ -100,7 +100,7 @@ def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
     `run_longline(plugins=[MyPlugin(options)], trainer={"max_steps": 3})`. `plugins` are instances, LoadedPlugin for a name
     or `on_error`, and what a config's `plugins` may list: names of installed ones, and mappings of names to options. `config`
     is the path of a config to use instead of writing one from the other keywords; `recorder` is a HookRecorder of yours, for a
-    run that raises; `resume` and `overwrite` are those of `longline.run.train`. What the run raises comes through.
+    run that raises; `resume`, `weights_only` and `overwrite` are those of `longline.run.train`. What the run raises comes through.
     """
 
     def run(
@@ -109,6 +109,7 @@ def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
         plugins: Sequence[Plugin | LoadedPlugin | str | Mapping[str, Any]] = (),
         recorder: HookRecorder | None = None,
         resume: str | None = None,
+        weights_only: bool = False,
         overwrite: bool = False,
         **overrides: Any,
     ) -> Outcome:
@@ -122,7 +123,7 @@ def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
         if config is not None and (named or overrides):
             raise TypeError("a config of your own says all: give it the plugins' names and the other keywords")
         loaded = load_config(config or run_config(**overrides, **({"plugins": named} if named else {})))
-        result = train(loaded, resume=resume, overwrite=overwrite, plugins=extra)
+        result = train(loaded, resume=resume, weights_only=weights_only, overwrite=overwrite, plugins=extra)
         return Outcome(result, result.output_dir, recorder.calls)
 
     return run

@@ -50,6 +50,9 @@ class HookBridge(TrainerCallback):
 
     def _go_on(self, args: TrainingArguments, state: TrainerState) -> None:
         """Put right what the trainer takes from its state as it was saved."""
+        if self.trainer.begins_anew_at is not None:
+            text = f"optimizer and schedule start anew at step {state.global_step}, for what is left of {state.max_steps} steps"
+            self.run.alert("weights only", text)
         self.trainer.owes_evaluation = owes_evaluation(args, state)
         # How often is the config's word, and not the checkpoint's.
         state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]

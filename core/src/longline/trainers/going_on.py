@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback
@@ -11,22 +9,24 @@ from transformers import EarlyStoppingCallback
 from longline import upstream
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerState, TrainingArguments
+    from transformers import TrainerState, TrainingArguments
 
+    from longline.checkpoint import Checkpoint
     from longline.plugins.run import Run
+    from longline.trainers.trainer import LonglineTrainer
 
 
 class NothingLeftError(Exception):
     """A resumed run has no step left to make, for the reason that it says; never leaves the spine."""
 
 
-def restore_callbacks(trainer: Trainer, checkpoint: Path) -> None:
+def restore_callbacks(trainer: LonglineTrainer, checkpoint: Checkpoint) -> None:
     """Give every callback that can export its state what it had: its attributes, not what it was made with, which the config says.
 
     transformers can restore callbacks, too: it makes them anew, behind all others, with the arguments of the checkpoint, and takes
     back a stop that a signal asked for.
     """
-    kept = json.loads((checkpoint / upstream.STATE_FILE).read_text(encoding="utf-8")).get("stateful_callbacks", {})
+    kept = checkpoint.state.get("stateful_callbacks") or {}
     exporting = [callback for callback in trainer.callback_handler.callbacks if upstream.exports_state(callback)]
     for name in dict.fromkeys(type(callback).__name__ for callback in exporting):
         alike = [callback for callback in exporting if type(callback).__name__ == name]
@@ -35,13 +35,21 @@ def restore_callbacks(trainer: Trainer, checkpoint: Path) -> None:
         for callback, state in zip(alike, (states if isinstance(states, list) else [states])[-len(alike) :], strict=False):
             for attribute, value in state.get("attributes", {}).items():
                 setattr(callback, attribute, value)
+    control, early = kept.get("TrainerControl", {}).get("args", {}), kept.get(EarlyStoppingCallback.__name__, {})
+    over = bool(control.get("should_training_stop")) and checkpoint.step < int(checkpoint.state["max_steps"])
+    if isinstance(early, dict) and early:  # its patience may be another now, so it is asked anew
+        over &= early["attributes"]["early_stopping_patience_counter"] < early["args"]["early_stopping_patience"]
+    # Of those without a record one cannot tell: they kept the stop that a signal asked for.
+    trainer.was_ended = bool(checkpoint.record) and over
 
 
-def nothing_left(trainer: Trainer) -> str | None:
+def nothing_left(trainer: LonglineTrainer) -> str | None:
     """Why there is no step to make: all are done, or what stopped the run would stop it again. None where some are left."""
     state = trainer.state
     if state.global_step >= state.max_steps:
         return f"all {state.max_steps} steps are done"
+    if trainer.was_ended:
+        return f"a callback ended the run at step {state.global_step}"
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
             waited, patience = callback.early_stopping_patience_counter, callback.early_stopping_patience

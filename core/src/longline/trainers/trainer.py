@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
 
-from longline import artifacts, endings, upstream
+from longline import artifacts, checkpoint, endings, upstream
 from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
@@ -51,6 +51,12 @@ class LonglineTrainer(EvaluatingTrainer):
     fewer; and the further columns that somebody asked for, on the device."""
     start: starts.Start
     """What the adapter took from the base when it began, empty if nothing; it is saved with the adapter."""
+    record: Callable[[], Mapping[str, Any]] = dict
+    """What a checkpoint is made by, to be found in it."""
+    begins_anew_at: int | None = None
+    """The step of a checkpoint of which only the weights are wanted."""
+    was_ended = False
+    """Whether the run was over, by a word of a callback, when the checkpoint was made that it is resumed from."""
     owes_evaluation = False
     """Whether the checkpoint that a resumed run goes on from should have been evaluated, and was not."""
     wants_logits = False
@@ -260,8 +266,9 @@ class LonglineTrainer(EvaluatingTrainer):
         """Ask whoever answers provide_scheduler, once."""
         if self.lr_scheduler is None:
             target = self.optimizer if optimizer is None else optimizer
+            left = max(1, num_training_steps - (self.begins_anew_at or 0))
             self.lr_scheduler = self.run.hook.provide_scheduler(
-                run=self.run, trainer=self, optimizer=target, num_training_steps=num_training_steps
+                run=self.run, trainer=self, optimizer=target, num_training_steps=left
             )
         return self.lr_scheduler
 
@@ -282,6 +289,11 @@ class LonglineTrainer(EvaluatingTrainer):
             torch.set_rng_state(before)  # a resumed run evaluates from here
             self._save_checkpoint(self.model_wrapped, None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Leave out both where only the weights are wanted."""
+        if self.begins_anew_at is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Evaluate what the checkpoint owes before the next step, where the run that was not interrupted did.
@@ -321,6 +333,8 @@ class LonglineTrainer(EvaluatingTrainer):
         try:
             super()._save_checkpoint(model, trial)
             self._record_best(staging, run_dir)
+            if self.args.should_save:
+                checkpoint.write_record(staging / name, self.record())
             plugin_states.write(staging / name, self.run.plugins, self.run.rank, self.run.world_size)
             self.accelerator.wait_for_everyone()
         except Exception as error:
