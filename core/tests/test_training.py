@@ -327,6 +327,25 @@ def test_qlora_trains_an_nf4_base(run_longline):
     assert losses[-1] < losses[0]
 
 
+def test_an_evaluation_changes_nothing_of_qlora(run_longline, tmp_path):
+    """bitsandbytes repacked the layers for it on a CPU with bfloat16, and no gradient came through them afterwards."""
+    pytest.importorskip("bitsandbytes")
+
+    def trained(**evaluation):
+        outcome = run_longline(
+            adapter={"type": "lora", "r": 4, "target_modules": ["q_proj", "down_proj"]},
+            model={"quantization": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}, "dtype": "float32"},
+            data={"eval_fraction": 0.2},
+            trainer={"max_steps": 3, "learning_rate": 0.02, **evaluation},
+            output_dir=str(tmp_path / f"run{len(evaluation)}"),
+        )
+        return load_file(outcome.output_dir / "model" / "adapter_model.safetensors")
+
+    plain, evaluated = trained(), trained(eval_strategy="steps", eval_steps=1)
+    assert all(torch.equal(weight, evaluated[name]) for name, weight in plain.items())
+    assert all(weight.norm() > 0 for weight in plain.values())
+
+
 def test_overrides_reach_the_models_config(run_longline):
     rope = {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}
     outcome = run_longline(model={"overrides": rope}, trainer={"max_steps": 1})

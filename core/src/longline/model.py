@@ -301,6 +301,8 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     if kwargs.get("gguf_file"):
         # transformers refuses to train or save a model that carries them, though the weights are plain already.
         upstream.drop_quantisation_marks(model)
+    elif getattr(model, "is_quantized", False):
+        upstream.keep_gradients(model)
     # Asked for and not applied is an error, never a warning.
     wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
     if wanted is not None and got != wanted:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # an older huggingface_hub than the rest, and gguf 0.17.0 needs sentencepiece.
 TESTED: dict[str, str] = {
     "accelerate": ">=1.10.1,<1.16",
+    "bitsandbytes": ">=0.49,<0.51",
     "datasets": ">=5.1,<5.3",
     "gguf": ">=0.17.1,<0.20",
     "peft": ">=0.19,<0.22",
@@ -172,6 +173,13 @@ def drop_quantisation_marks(model: PreTrainedModel) -> None:
         for name in ("quantization_config", "quantization_method", "hf_quantizer"):
             if name in vars(holder):
                 delattr(holder, name)
+
+
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Have 4-bit layers on a CPU compute in one way: bitsandbytes repacks them in an evaluation, and packed ones drop gradients."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def from_config(model_class: Any, config: PretrainedConfig, dtype: Any) -> PreTrainedModel:
@@ -538,6 +546,12 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "it, quantization_method and the config's quantization_config are all that marks a model as quantised",
         reads(f"{_TRAINER}.__init__", says=("quantization_method",)),
         reads("transformers:PreTrainedModel.save_pretrained", says=("hf_quantizer",)),
+    ),
+    Assumption(
+        "bitsandbytes.nn.Linear4bit.support_avx512bf16_for_cpu",
+        "0.50.2",
+        "a layer on a CPU repacks its weights in evaluation, as no gradient passes, only where this is true",
+        reads("bitsandbytes.nn:Linear4bit.forward", says=("self.support_avx512bf16_for_cpu and not self.training",)),
     ),
     _transformers(
         "PreTrainedModel._from_config",
