@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _OBEYED = re.compile(
@@ -29,6 +29,19 @@ def showable(text: str) -> str:
 def one_line(text: str) -> str:
     """The same for a name or a heading: line ends and tabs are written out too."""
     return _LINE_ENDS.sub(_escaped, showable(text))
+
+
+def clipped(text: str, most: int = 200) -> str:
+    """The same, cut to so many characters."""
+    text = one_line(text if len(text) <= most else f"{text[:most]} ...")
+    return text if len(text) <= 2 * most else f"{text[: 2 * most]} ..."
+
+
+def some(names: Iterable[Any], most: int = 12) -> str:
+    """The first of many names, for a message that is to fit a screen."""
+    listed = [clipped(str(name), 40) for name in names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return (", ".join(listed[:most]) or "none") + more
 
 
 def json_line(values: Mapping[str, Any]) -> str:

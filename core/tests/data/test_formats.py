@@ -250,7 +250,7 @@ def test_broken_chat_rows_are_named_with_their_line(prepared, row, message):
         ({"text": "a b"}, {}, "the field 'text' is missing (found: none)"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}, "the field 'completion' is empty"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "the field 'completion' is missing (found: prompt)"),
-        ({"prompt": "a", "completion": "b"}, {"prompt": MESSAGES, "completion": "a"}, "must both be text or both be lists"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": [], "completion": "a"}, "there are no messages"),
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": None}, "the field 'output' is null"),
         ({"segments": [{"text": "ab cd", "train": True}]}, {"segments": []}, "the field 'segments' must be a list"),
         (
@@ -310,3 +310,82 @@ def test_no_rows_and_no_readable_row(prepared, jsonl):
         prepared(jsonl([""]))
     with pytest.raises(DataError, match=r"rows.jsonl:1: invalid JSON"):
         prepared(["{"])
+
+
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Two?"}]
+ANSWER = [{"role": "assistant", "content": "Four."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"input": ASKED, "ideal": "Four."},
+        {"input": ASKED, "ideal": ["Four.", "4"]},
+        {"prompt": ASKED, "completion": "Four."},
+        {"prompt": ASKED, "completion": ANSWER[0]},
+        {"prompt": ASKED[1], "completion": "Four.", "system": "Be brief."},
+        {"prompt": "Two?", "completion": ANSWER, "system": "Be brief."},
+    ],
+)
+def test_messages_and_a_text_in_columns_of_their_own(prepared, row):
+    [whole], _ = prepared([{"prompt": ASKED, "completion": ANSWER}])
+    [text], report = prepared([row])
+    assert text == whole
+    assert report.format == "prompt_completion"
+    assert ("the first of several answers in 1 rows" in report.note) == isinstance(row.get("ideal"), list)
+
+
+def test_messages_and_an_answer_whose_columns_are_mapped(prepared, jsonl):
+    [whole], _ = prepared([{"prompt": ASKED, "completion": ANSWER}])
+    rows = [{"messages": ASKED, "reply": "Four."}] * 3
+    with pytest.raises(DataError) as caught:
+        prepared(rows)
+    assert "none of its 3 rows can be used, all for one reason" in str(caught.value)
+    assert "columns: {prompt: ..., completion: ...}" in str(caught.value)
+    assert prepared(rows, columns={"prompt": "messages", "completion": "reply"})[0] == [whole] * 3
+    said = [{"role": item["role"], "said": item["content"]} for item in ASKED]
+    names = {"content": "said"}
+    assert prepared([{"input": said, "ideal": "Four."}], columns=names)[0] == [whole]
+    plain, _ = prepared([{"input": "Two?", "ideal": [" Four.", " 4"]}])
+    assert plain == prepared([{"prompt": "Two?", "completion": " Four."}])[0]
+
+
+def test_rows_that_all_fail_alike_are_told_of_once(prepared):
+    rows = [{"messages": [{"speaker": "a", "said": str(number)}]} for number in range(30)]
+    with pytest.raises(DataError) as caught:
+        prepared(rows)
+    said = str(caught.value)
+    assert said.count("has no 'role'") == 1
+    assert "none of its 30 rows can be used" in said
+    assert "columns: {role: ...}" in said
+    with pytest.raises(DataError, match="2 rows can't be used"):
+        prepared([*rows[:2], {"messages": MESSAGES}])
+    with pytest.raises(DataError, match="3 rows can't be used"):
+        prepared([*rows[:2], {"messages": None}])
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": LONG, "content": "a"}]},
+        {"messages": [{LONG: "user"}]},
+        {"messages": LONG},
+        {"messages": [{"role": "user", "content": [{"type": LONG}]}]},
+        {LONG: 1},
+        {f"{LONG[:50]}{number}": 1 for number in range(5000)},
+        {"prompt": "a\n\x1b[31m" * 5000, "completion": 1},
+        {"segments": [{"text": "a", "train": LONG}]},
+    ],
+)
+@pytest.mark.parametrize("alike", [True, False])
+def test_no_message_is_longer_than_a_screen(prepared, row, alike):
+    others = [] if alike else [{**row, "messages": [{"role": LONG[number:], "content": "a"}]} for number in range(300)]
+    with pytest.raises(DataError) as caught:
+        prepared([row] * 300 + others)
+    said = str(caught.value)
+    assert len(said) < 3500
+    assert said.count("\n") < 25
+    assert "\x1b" not in said

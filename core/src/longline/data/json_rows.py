@@ -11,6 +11,7 @@ from typing import IO, Any
 from longline.config.sections import ColumnsSection
 from longline.data.decoding import BLOCK, NOT_UTF8
 from longline.errors import DataError
+from longline.text import some
 
 Record = tuple[int, Mapping[str, Any] | str]
 Tell = Callable[[str], None]
@@ -284,7 +285,7 @@ def _by_id(members: Mapping[str, tuple[int, Any]]) -> Iterator[Record]:
 def _refuse_unclear(members: Set[str], where: str, held: str, field: str | None) -> None:
     """Raise DataError for an object without the field that was named, or that holds rows and is one itself."""
     if field and not held:
-        found = ", ".join(sorted(members)[:10]) or "none"
+        found = some(sorted(members))
         raise DataError(
             f"{where}: there is no list of rows under {field!r} (found: {found})", hint="look at `field:` of this source"
         )

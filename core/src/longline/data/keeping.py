@@ -12,6 +12,7 @@ from longline.data.store.further import TEXT, checked, numbers
 from longline.data.values import RowError, TokenRow
 from longline.errors import DataError
 from longline.events import Column
+from longline.text import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +67,7 @@ class Keeping:
             seen = [(_value(name, row, sample), sample) for row, sample in rows]
             values = [(value, sample) for value, sample in seen if value is not None]
             if not values:
-                found = ", ".join(dict.fromkeys(str(key) for row, _ in rows for key in row)) or "none"
+                found = some(dict.fromkeys(key for row, _ in rows for key in row))
                 raise DataError(f"{source}: the column {name!r} is to be kept and is not there (found: {found})")
             self._add(_learnt(section, values, source))
         self.unknown.clear()

@@ -18,7 +18,7 @@ import numpy as np
 from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
 from longline.data.ready import TokenChecks, as_tokens
-from longline.data.report import LISTED_BAD_ROWS, SourceReport
+from longline.data.report import LISTED_BAD_ROWS, SourceReport, on_a_screen
 from longline.data.splitting import pieces
 from longline.data.template import TemplateError
 from longline.data.values import Origin, Piece, RowError, TokenRow, Tokens, refuse_halves
@@ -140,13 +140,10 @@ class SourceRun:
     def _refuse_long(self) -> None:
         if not self.too_long:
             return
-        unlisted = self.report.dropped - len(self.too_long)
-        more = f"\n  and {unlisted} more" if unlisted else ""
         kind = self.tools.kind
         raise DataError(
-            f"{'rows' if kind.cuts else kind.unit or 'samples'} are longer than max_length:\n  "
-            + "\n  ".join(self.too_long)
-            + more,
+            f"{'rows' if kind.cuts else kind.unit or 'samples'} are longer than max_length:"
+            f"{on_a_screen(self.too_long, self.report.dropped)}",
             hint=f"raise data.max_length, or set data.too_long to "
             f"{'split, ' * kind.packs}{'truncate or drop' if kind.cuts else f'drop: a {kind.name} is not cut'}",
         )
@@ -232,7 +229,7 @@ class SourceRun:
                     raise RowError(row)  # noqa: TRY301 - one way for all bad rows
                 good.append(self._rendered(origin, row, reader.sample(row)))
             except (RowError, TemplateError) as error:
-                self.report.add_bad(self.where(origin), str(error))
+                self.report.add_bad(self.where(origin), str(error), getattr(error, "hint", ""))
                 notes.clear()
             if notes:
                 self._note(origin, notes)

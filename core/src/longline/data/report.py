@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longline.data.notes import Notice
+from longline.text import clipped
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PARTICULAR = re.compile(r"\d+|\(found: .*")
+"""What is not the same in rows that fail for one reason."""
 LISTED_BAD_ROWS = 20
 """How many bad rows of a source are listed with file and line; all of them are counted."""
+
+SCREEN = 2400
+"""How many characters of rows one message lists."""
+
+
+def on_a_screen(rows: Sequence[str], count: int) -> str:
+    """The first rows, a line each, as many as fit a screen, and how many more of `count` there are."""
+    ends = itertools.accumulate(len(row) for row in rows)
+    shown = [
+        row for number, (row, end) in enumerate(zip(rows, ends, strict=True)) if number < LISTED_BAD_ROWS and end <= SCREEN
+    ]
+    more = f"\n  and {count - len(shown)} more" if count > len(shown) else ""
+    return "".join(f"\n  {row}" for row in shown) + more
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read: `where` is `file:line`."""
+    """A row that could not be read: `where` is `file:line`; `hint` is what to do where all rows are like it."""
 
     where: str
     reason: str
+    hint: str = ""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -50,6 +72,7 @@ class SourceReport:
     rows: int = 0
     bad: int = 0
     bad_rows: list[BadRow] = field(default_factory=list)
+    alike: bool = True
     kept: int = 0
     pieces: int = 0
     split_rows: int = 0
@@ -78,11 +101,12 @@ class SourceReport:
         """The share of all tokens that are lost for their rows' length, 0 to 1."""
         return self.lost / (self.lost + self.tokens) if self.lost else 0.0
 
-    def add_bad(self, where: str, reason: str) -> None:
+    def add_bad(self, where: str, reason: str, hint: str = "") -> None:
         """Count a bad row and list it while there is room."""
         self.bad += 1
         if len(self.bad_rows) < LISTED_BAD_ROWS:
-            self.bad_rows.append(BadRow(where, reason))
+            self.bad_rows.append(BadRow(where, clipped(reason), hint))
+        self.alike = self.alike and _PARTICULAR.sub("", clipped(reason)) == _PARTICULAR.sub("", self.bad_rows[0].reason)
 
     def add_notice(self, text: str, where: str, example: str, *, warns: bool) -> None:
         """Count what was noticed of a row."""

@@ -11,6 +11,7 @@ from typing import IO, Any
 from longline.data.decoding import NOT_UTF8, behind
 from longline.data.json_rows import REST
 from longline.errors import DataError
+from longline.text import some
 
 Record = tuple[int, Mapping[str, Any] | str]
 
@@ -49,7 +50,7 @@ def read_table(stream: IO[bytes], name: str, delimiter: str | None, tell: Callab
         if header is None:
             header = fields
             if len(set(header)) != len(header):
-                raise DataError(f"{name}:1: two columns have the same name: {', '.join(header)[:200]}")
+                raise DataError(f"{name}:1: two columns have the same name: {some(header)}")
         elif len(fields) != len(header):
             yield start, f"{len(fields)} fields, but the header names {len(header)}"
         elif any(not field.isascii() and _is_broken(field) for field in fields):

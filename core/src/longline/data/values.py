@@ -22,7 +22,11 @@ Packing = Literal["rows", "flat"]
 
 
 class RowError(Exception):
-    """A row can't be used; the message says why, the caller knows where."""
+    """A row can't be used; the message says why, the caller knows where. `hint`: what to do where all rows are like it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def refuse_halves(text: str, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longline.data.report import LISTED_BAD_ROWS
+from longline.data.report import on_a_screen
 from longline.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,12 +32,21 @@ def judge(section: DataSection, kind: Kind, report: DataReport) -> None:
 def _refuse_bad_rows(section: DataSection, report: DataReport) -> None:
     if not report.bad:
         return
-    rows = [row for source in report.sources for row in source.bad_rows][:LISTED_BAD_ROWS]
+    kept = {source.split for source in report.sources if source.kept}
+    failed = [source for source in report.sources if 1 < source.bad == source.rows and source.alike]
+    whole = next((source for source in failed if section.on_bad_row == "stop" or source.split not in kept), None)
+    if whole is not None:
+        first = whole.bad_rows[0]
+        raise DataError(
+            f"{whole.name}: none of its {whole.rows} rows can be used, all for one reason, the first at {first.where}:\n"
+            f"  {first.reason}",
+            hint=first.hint or f"they were read as {whole.format}: look at `columns:` and `format:` of this source",
+        )
     if section.on_bad_row == "stop":
-        more = f"\n  and {report.bad - len(rows)} more" if report.bad > len(rows) else ""
+        rows = [str(row) for source in report.sources for row in source.bad_rows]
         plural = "row" if report.bad == 1 else "rows"
         raise DataError(
-            f"{report.bad} {plural} can't be used:\n  " + "\n  ".join(map(str, rows)) + more,
+            f"{report.bad} {plural} can't be used:{on_a_screen(rows, report.bad)}",
             hint="repair them, or leave them out with data.on_bad_row: skip",
         )
     report.warnings.append(f"{report.bad} rows could not be used and were left out")

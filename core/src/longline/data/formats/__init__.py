@@ -9,6 +9,7 @@ from longline.config import doors
 from longline.data.formats.base import Format, Opened, Reader
 from longline.data.kinds import methods_of
 from longline.errors import DataError
+from longline.text import some
 
 if TYPE_CHECKING:
     from importlib_metadata import EntryPoint
@@ -72,7 +73,7 @@ def guess(columns: Iterable[str], names: ColumnsSection, source: str, kind: Kind
     fitting = [one for one in usable if one.fits(found, names)]
     if len(fitting) == 1:
         return fitting[0]
-    listed = ", ".join(sorted(found)) or "(none)"
+    listed = some(sorted(found))
     other = next((one for one in known if one.kind is not kind and one.certain and one.fits(found, names)), None)
     if not fitting and len(usable) != 1 and other:
         raise DataError(

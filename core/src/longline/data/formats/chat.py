@@ -28,7 +28,7 @@ CHAT = Format(
     SAMPLE,
     "messages (or conversations): a list of messages",
     ("assistant", "last_assistant", "completion", "all"),
-    lambda found, names: has_messages(names, found),
+    lambda found, names: has_messages(names, found) and not (names.prompt or names.completion),
     _open,
     needs_template=True,
     ends_turns=True,

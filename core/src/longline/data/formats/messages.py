@@ -54,7 +54,10 @@ def text_field(row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
 def present(row: Mapping[str, Any], key: str) -> Any:
     """A field of a row that is there and not null. Raises RowError."""
     if key not in row:
-        raise RowError(f"the field {key!r} is missing (found: {', '.join(map(str, row)) or 'none'})")
+        raise RowError(
+            f"the field {key!r} is missing (found: {', '.join(map(str, row)) or 'none'})",
+            "name the column that it is in with `columns:` of this source",
+        )
     if row[key] is None:
         raise RowError(f"the field {key!r} is null")
     return row[key]
@@ -94,7 +97,11 @@ class ChatReader:
         messages = self.with_system(row, messages)
         overrides[:0] = [None] * (len(messages) - len(overrides))
         if self._needs_answer and not any(message["role"] == "assistant" for message in messages):
-            raise RowError("no message is by the assistant")
+            raise RowError(
+                "no message is by the assistant",
+                "an answer that is a column of its own is read by `format: prompt_completion` with `columns: {prompt: ..., "
+                "completion: ...}`; other names of roles are mapped with `roles:`",
+            )
         return Conversation(messages, overrides, self.tools(row))
 
     def messages(self, raw: Any) -> tuple[list[dict[str, Any]], list[Override]]:
@@ -149,7 +156,10 @@ class ChatReader:
         for key in (named,) if named else usual:
             if key in item:
                 return key
-        raise RowError(f"message {number} has no {named or what!r} (found: {', '.join(map(str, item)) or 'nothing'})")
+        raise RowError(
+            f"message {number} has no {named or what!r} (found: {', '.join(map(str, item)) or 'nothing'})",
+            f"name the key that holds it with `columns: {{{what}: ...}}` of this source",
+        )
 
     def _role(self, value: Any, number: int) -> str:
         role = self._roles.get(value) if isinstance(value, str) else None

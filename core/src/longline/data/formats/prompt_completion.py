@@ -1,35 +1,63 @@
-"""A prompt and what follows it, both as text or both as lists of messages."""
+"""A prompt and what follows it, as text or as messages; where one is messages, text is a message too."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from longline.data.formats.base import Format, Opened, Reader
-from longline.data.formats.messages import ChatReader, text_field
-from longline.data.formats.source_columns import has
+from longline.data.formats.messages import ChatReader, present, text_field
 from longline.data.formats.texts import behind
 from longline.data.kinds.sample import SAMPLE
 from longline.data.values import Conversation, RowError, Sample
 
 if TYPE_CHECKING:
-    from longline.config.sections import TrainOn
+    from longline.config.sections import ColumnsSection, TrainOn
     from longline.data.values import Row
+
+
+_EVALUATION = {"input", "ideal"}
 
 
 def _open(opened: Opened) -> Reader:
     chat, names, train_on = ChatReader.of(opened), opened.names, opened.train_on
-    first, second = names.prompt or "prompt", names.completion or "completion"
+    first, second = _columns(names, opened.found)
+    chosen = [0]
 
     def sample(row: Row) -> Sample:
         prompt, completion = row.get(first), row.get(second)
-        if isinstance(prompt, list) and isinstance(completion, list):
-            return Sample((_conversation(row, prompt, completion, chat, train_on),))
-        if isinstance(prompt, list) or isinstance(completion, list):
-            raise RowError(f"{first!r} and {second!r} must both be text or both be lists of messages")
+        if isinstance(completion, list) and completion and all(isinstance(answer, str) for answer in completion):
+            chosen[0] += len(completion) > 1
+            completion = completion[0]
+            row = {**row, second: completion}
+        if isinstance(prompt, (list, Mapping)) or isinstance(completion, (list, Mapping)):
+            given, answer = (_messages(row, key, role, names) for key, role in ((first, "user"), (second, "assistant")))
+            return Sample((_conversation(row, given, answer, chat, train_on),))
         chat.beside_text(row)
         return Sample((behind(text_field(row, first, empty=True), text_field(row, second), train_on),))
 
-    return Reader(sample)
+    return Reader(sample, lambda plain, chats: f"the first of several answers in {chosen[0]} rows" if chosen[0] else "")
+
+
+def _columns(names: ColumnsSection, found: Collection[str]) -> tuple[str, str]:
+    """The columns of prompt and completion; `input` and `ideal` as evaluations have them."""
+    evaluation = set(found) >= _EVALUATION and not {"prompt", "completion"} & set(found)
+    first, second = ("input", "ideal") if evaluation else ("prompt", "completion")
+    return names.prompt or first, names.completion or second
+
+
+def _fits(found: Collection[str], names: ColumnsSection) -> bool:
+    return all(name in found for name in _columns(names, found))
+
+
+def _messages(row: Row, key: str, role: str, names: ColumnsSection) -> list[Any]:
+    """The messages in a column; text is one of this role."""
+    value = present(row, key)
+    if not value and isinstance(value, list):
+        raise RowError(f"{key!r}: there are no messages")
+    if isinstance(value, (list, Mapping)):
+        return value if isinstance(value, list) else [value]
+    return [{names.role or "role": role, names.content or "content": text_field(row, key)}]
 
 
 def _conversation(row: Row, prompt: list[Any], completion: list[Any], chat: ChatReader, train_on: TrainOn) -> Conversation:
@@ -46,8 +74,8 @@ def _conversation(row: Row, prompt: list[Any], completion: list[Any], chat: Chat
 PROMPT_COMPLETION = Format(
     "prompt_completion",
     SAMPLE,
-    "prompt and completion",
+    "prompt and completion, or input and ideal",
     ("completion", "all"),
-    lambda found, names: has(found, names.prompt, ("prompt",)) and has(found, names.completion, ("completion",)),
+    _fits,
     _open,
 )
