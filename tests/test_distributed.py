@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -238,6 +239,21 @@ def test_two_ranks_resume(kind, place, request):
     assert again.column("loss") == pytest.approx(losses, abs=1e-6)
     resumed = load_file(again.folder / "model" / "model.safetensors")
     assert all(resumed[name].allclose(tensor, atol=1e-6) for name, tensor in model.items())
+
+
+def test_another_number_of_processes_goes_on_where_steps_have_as_many_rows(place, ddp, capsys):
+    folder = shutil.copytree(ddp.folder, place.folder / "fewer")
+    before = {name: (folder / name).read_bytes() for name in ("run.json", "config.yaml", "log.jsonl")}
+    half = place.config("fewer", trainer={"max_steps": 10})
+    assert run_cli(["train", str(half), "--resume"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "processes: was 2 and is 1: a step had 4 rows and now has 2, so the place in the data is lost" in told
+    assert "per_device_train_batch_size: 4 and gradient_accumulation_steps: 1 give it as many" in told
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    steps = [str(folder / "checkpoint-4"), "--set", "trainer.per_device_train_batch_size=4", "--set", "trainer.max_steps=8"]
+    assert run_cli(["train", str(half), "--resume", *steps]) == 0
+    assert "processes was 2 and is 1: a step has as many rows as before" in " ".join(capsys.readouterr().out.split())
+    assert Ended(0, "", "", folder).column("loss") == pytest.approx(ddp.column("loss"), abs=1e-5)
 
 
 COMPARING: dict[str, Any] = {"trainer": {"disable_dropout": True, "train_sampling_strategy": None}}

@@ -60,7 +60,7 @@ CASES = [
     (["trainer.lr_scheduler_type=cosine"], "refused", "the state of the other schedule"),
     (["trainer.num_train_epochs=5"], "takes", "was 3.0 and is 5: the schedule reckons with it"),
     (["trainer.save_steps=5"], "takes", "trainer.save_steps was 500 and is 5"),
-    (["trainer.per_device_train_batch_size=4"], "refused", "a step had 8 rows of each process and now has 4"),
+    (["trainer.per_device_train_batch_size=4"], "refused", "a step had 8 rows and now has 4"),
     (["trainer.metric_for_best_model=x"], "refused", "what was best so far"),
     (["trainer.bf16=true"], "takes", "trainer.bf16 was false and is true"),
     (["trainer.fp16=true"], "refused", "the scaling of the loss"),
@@ -110,6 +110,29 @@ def test_a_batch_may_be_divided_otherwise_where_the_order_does_not_follow_from_i
         assert {change.effect for change in found} == {"refused"}, fixed
     pairs = ["method=dpo", "trainer.train_sampling_strategy=random"]
     assert {change.effect for change in compare(resolved(load(*pairs)), resolved(load(*pairs, *halves)))} == {"takes"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "effects"),
+    [
+        ((2, 1), [], {"refused"}),
+        ((2, 1), ["trainer.per_device_train_batch_size=16"], {"takes"}),
+        ((2, 1), ["trainer.gradient_accumulation_steps=2"], {"takes"}),
+        ((2, 4), ["trainer.per_device_train_batch_size=4"], {"takes"}),
+        ((3, 2), ["trainer.per_device_train_batch_size=16"], {"refused"}),
+    ],
+)
+def test_ranks_count_in_the_rows_of_a_step(load, ranks, overrides, effects):
+    found = list(compare(resolved(load()), resolved(load(*overrides)), ranks=ranks))
+    assert {change.effect for change in found} == effects
+    assert str(found[0]).startswith(f"processes was {ranks[0]} and is {ranks[1]}")
+
+
+def test_ranks_that_have_as_many_rows_at_once_keep_their_order(load):
+    twice, halves = ["trainer.per_device_train_batch_size=16"], ["trainer.gradient_accumulation_steps=2"]
+    for overrides, effect in ((twice, "takes"), (halves, "refused")):
+        found = compare(resolved(load("method=dpo")), resolved(load("method=dpo", *overrides)), ranks=(2, 1))
+        assert {change.effect for change in found} == {effect}
 
 
 def test_the_config_that_rules_says_what_the_checkpoint_says(load):

@@ -311,7 +311,7 @@ def test_what_the_checkpoint_rules_is_told_and_saved(go_on):
 @pytest.mark.parametrize(
     ("name", "override", "text"),
     [
-        ("full", "trainer.per_device_train_batch_size=4", "a step had 2 rows of each process and now has 4"),
+        ("full", "trainer.per_device_train_batch_size=4", "a step had 2 rows and now has 4"),
         ("full", "trainer.optim=sgd", "the state of the other optimizer"),
         ("full", "data.max_length=48", "data.max_length: was 128 and is 48"),
         ("full", "data.train.0.limit=11", "the rows are not those that the checkpoint was trained on"),

@@ -13,6 +13,7 @@ from longline.config import changes
 from longline.config.dump import resolved
 from longline.errors import ConfigError
 from longline.methods import find
+from longline.parallel.ranks import world_size
 
 if TYPE_CHECKING:
     from longline.checkpoint import Checkpoint
@@ -43,7 +44,9 @@ def begin(loaded: LoadedConfig, wanted: str, *, weights_only: bool) -> tuple[Loa
     found = checkpoint.find(loaded.config.output_dir.absolute(), wanted, weights_only=weights_only)
     differences: list[Change] = []
     if found.record:
-        loaded, differences = changes.settle(loaded, found.record["config"], fresh=weights_only)
+        loaded, differences = changes.settle(
+            loaded, found.record["config"], fresh=weights_only, ranks=(found.record.get("ranks", world_size()), world_size())
+        )
     if weights_only and loaded.config.trainer.get("deepspeed"):
         raise ConfigError("--weights-only: DeepSpeed loads weights and optimizer at once", hint="leave it out")
     asked = loaded.config.trainer
@@ -138,6 +141,7 @@ def record(state: State, data: Prepared) -> dict[str, Any]:
     return {
         "config": resolved(state.loaded, options),
         "facts": {fact.name: fact.value for fact in state.plan.facts},
+        "ranks": state.plan.world_size,
         "versions": artifacts.versions(),
         "rows": {name: identity.of_rows(rows) for name, rows in splits.items() if rows is not None},
         "models": state.models,

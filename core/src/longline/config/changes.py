@@ -46,14 +46,16 @@ class Change:
         return f"was {was} and is {is_}" + (f": {self.why}" if self.why else "")
 
 
-def settle(loaded: LoadedConfig, before: Mapping[str, Any], *, fresh: bool) -> tuple[LoadedConfig, list[Change]]:
+def settle(
+    loaded: LoadedConfig, before: Mapping[str, Any], *, fresh: bool, ranks: tuple[int, int] = (1, 1)
+) -> tuple[LoadedConfig, list[Change]]:
     """The config that rules, and every difference from `before`, the resolved config of the checkpoint; plugins are left out.
 
     `fresh`: the optimizer and its schedule start anew. What the checkpoint rules is put back, so that nothing that is saved or
     shown says otherwise. Raises ConfigError for what would make it another run.
     """
     now = resolved(loaded)
-    found = list(compare(before, now, fresh=fresh))
+    found = list(compare(before, now, fresh=fresh, ranks=ranks))
     refused = [change for change in found if change.effect == "refused"]
     if refused:
         raise ConfigError([loaded.problem(change.what, *change.keys) for change in refused], hint=BACK)
@@ -68,19 +70,24 @@ def settle(loaded: LoadedConfig, before: Mapping[str, Any], *, fresh: bool) -> t
     return replace(loaded, config=ruling), [change for change in found if change.effect != "untold"]
 
 
-def compare(before: Mapping[str, Any], now: Mapping[str, Any], *, fresh: bool = False) -> Iterator[Change]:
-    """Every difference between two resolved configs but those of plugins; of another method that alone."""
+def compare(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, fresh: bool = False, ranks: tuple[int, int] = (1, 1)
+) -> Iterator[Change]:
+    """Every difference between two resolved configs but those of plugins, and of their ranks; of another method that alone."""
     method = str(now.get("method"))
     if before.get("method") != method:
         yield Change(("method",), before.get("method"), method, "refused", rule_of(("method",), method).why)
         return
     old, new = _completed(before, method), _completed(now, method)
+    batch = _batch(old["trainer"], new["trainer"], method, now.get("trainer") or {}, ranks)
+    if ranks[0] != ranks[1]:
+        yield Change(("processes",), *ranks, *batch)
     for keys, was, is_ in _differences(old, new, ()):
         rule = rule_of(keys, method)
         effect: Effect = rule.fresh if fresh and rule.fresh else rule.effect
         why = rule.why if effect == rule.effect else ""
         if effect == "batch":
-            effect, why = _batch(old["trainer"], new["trainer"], method, now.get("trainer") or {})
+            effect, why = batch
         yield Change(keys, was, is_, effect, why)
 
 
@@ -110,12 +117,18 @@ def rule_of(keys: Keys, method: str) -> OnResume:
     return found
 
 
-def _batch(before: Mapping[str, Any], now: Mapping[str, Any], method: str, said: Mapping[str, Any]) -> tuple[Effect, str]:
+def _batch(
+    before: Mapping[str, Any], now: Mapping[str, Any], method: str, said: Mapping[str, Any], ranks: tuple[int, int]
+) -> tuple[Effect, str]:
     """Rows are counted in steps, so a step must have as many; and in the same order, where a batch decides about that."""
-    old, new = (trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] for trainer in (before, now))
-    if old != new:
-        return "refused", f"a step had {old} rows of each process and now has {new}, so the place in the data is lost"
-    if find(method).orders_by_batch(said):
+    sizes = zip((before, now), ranks, strict=True)
+    old, new = ((args["per_device_train_batch_size"] * number, args["gradient_accumulation_steps"]) for args, number in sizes)
+    if old[0] * old[1] != new[0] * new[1]:
+        text = f"a step had {old[0] * old[1]} rows and now has {new[0] * new[1]}, so the place in the data is lost"
+        fit, rest = divmod(old[0], ranks[1])
+        same = f"per_device_train_batch_size: {fit} and gradient_accumulation_steps: {old[1]} give it as many"
+        return "refused", text if rest or ranks[0] == ranks[1] else f"{text}; {same}"
+    if old != new and find(method).orders_by_batch(said):
         return "refused", "the order of the rows follows from it"
     return "takes", "a step has as many rows as before"
 
