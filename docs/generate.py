@@ -1,4 +1,4 @@
-"""Writes the generated references, docs/reference/{config,hooks,authors,commands,plugins,kernels}.md, and the import contract.
+"""Writes the generated references, docs/reference/*.md, and the import contract.
 
     python docs/generate.py            # writes them
     python docs/generate.py --check    # compares with what is there; exit status 1 names each stale page
@@ -32,6 +32,8 @@ from longline.config.attention import ATTENTION
 from longline.config.explain import models_in
 from longline.config.fields import REFUSED_ADAPTER_FIELDS
 from longline.config.sections import PLUGIN_WORDS, Config, PluginEntry
+from longline.converters import axolotl
+from longline.converters.axolotl import sources as sources_of_axolotl
 from longline.methods import GROUP as METHODS
 from longline.methods import find
 from longline.methods.base import REFUSED
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pydantic.fields import FieldInfo
+
+    from longline.converters.axolotl.rules import Rule
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -601,6 +605,63 @@ def test_kit() -> Iterator[str]:
             yield described(home, node.name, "###")
 
 
+# --- axolotl --------------------------------------------------------------------------------------------------------------------
+
+AXOLOTL_INTRO = """\
+# Keys of axolotl
+
+What `longline convert axolotl` makes of each, from the converter's own tables. How it is used is told in
+[Moving from axolotl](../moving-from-axolotl.md). A name that ends with `*` is every key that begins so; plugins that are installed
+translate their own keys (`swanlab_*`, `liger_*`, `cut_cross_entropy`)."""
+TYPES_INTRO = """\
+The `type` of a data set decides its format, and the columns that are named for it. For preferences and labelled answers `chatml.X`
+and `llama3.X` are X with that template. Any other type is left out, and the format is guessed from the columns."""
+SOURCE_INTRO = "The other keys of a data set:"
+
+
+def axolotl_page() -> str:
+    """Every key by the part of the config that it belongs to, then what a data set may say."""
+    parts = [AXOLOTL_INTRO]
+    for heading, rules in axolotl.SECTIONS.items():
+        parts += [f"## {heading}", table(("axolotl", "Longline", "remark"), _rules(rules))]
+    rows = [
+        (f"`{name}`", f"`{form.format}`", ", ".join(f"`{ours}: {theirs}`" for ours, theirs in form.columns.items()), form.note)
+        for forms in sources_of_axolotl.FORMS.values()
+        for name, form in forms.items()
+    ]
+    parts += ["## Data sets", TYPES_INTRO, table(("type", "format", "columns", "remark"), rows), SOURCE_INTRO]
+    return page_of(*parts, table(("axolotl", "Longline", "remark"), _source_keys()))
+
+
+def _rules(rules: Mapping[str, Rule]) -> Iterator[tuple[str, str, str]]:
+    """Keys with the same rule share a row."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for key, rule in rules.items():
+        shared.setdefault((rule.to, rule.remark), []).append(f"`{key}`")
+    for (to, remark), keys in shared.items():
+        if to == "-":
+            yield ", ".join(keys), "no equal", f"nearest: {remark}"
+        else:
+            yield ", ".join(keys), f"`{to}`" if to else "nothing to set", remark
+
+
+def _source_keys() -> Iterator[tuple[str, str, str]]:
+    for key, column in {**sources_of_axolotl.FIELDS, **sources_of_axolotl.OF_TYPE}.items():
+        yield f"`{key}`", f"`columns: {{{column}: ...}}`", ""
+    yield from (
+        ("`path`, `data_files`", "`path`", "each file is a source; of a hub data set as `hf://datasets/...`"),
+        ("`name`, `revision`", "the same", ""),
+        ("`split`", "`split`", "of files `train[:100]` is `limit: 100`, `train[:10%]` is `weight: 0.1`"),
+        ("`shards`", "`weight`", "a fixed random share of the same size"),
+        ("`message_property_mappings`", "`columns: {role: ..., content: ...}`", "other properties keep their names"),
+        ("`roles`", "`roles`", "turned round: theirs to ours"),
+        ("`roles_to_train`", "`train_on`", "assistant, or all"),
+        ("`chat_template`", "`model.tokenizer.chat_template`", "one for all sources"),
+    )
+    for key, nearest in sources_of_axolotl.NOT_OF_SOURCE.items():
+        yield f"`{key}`", "no equal" if nearest else "nothing to set", f"nearest: {nearest}" if nearest else ""
+
+
 # --- kernels ------------------------------------------------------------------------------------------------------------------
 
 KERNELS_INTRO = """\
@@ -639,6 +700,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands": commands_page,
     "plugins": plugins_page,
     "kernels": kernels_page,
+    "axolotl": axolotl_page,
 }
 
 

@@ -28,8 +28,12 @@ import yaml
 
 from longline import Plugin, hookimpl, hookspecs
 from longline.cli import COMMANDS, cli, run_cli
+from longline.cli.convert import report
 from longline.config.loader import load_config
 from longline.config.sections import Config
+from longline.converters import Draft
+from longline.converters.axolotl import convert as from_axolotl
+from longline.converters.writer import written
 from longline.errors import PluginError
 from longline.hookspecs import hook_facts
 from longline.methods import find
@@ -330,6 +334,16 @@ def test_mistakes_are_reported_as_shown(tmp_path: Path, monkeypatch: pytest.Monk
     Path("train.jsonl").write_text("{}\n")
     assert run_cli(["check", "config.yaml"]) == 2
     assert capsys.readouterr().err == shown_with("config.md", "config.yaml:6:3")
+
+
+def test_the_config_of_axolotl_becomes_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    page = [block.text for block in blocks_of(DOCS / "moving-from-axolotl.md") if block.language in ("text", "yaml")]
+    Path("support.yml").write_text(page[0])
+    draft = Draft.read(Path("support.yml"), "axolotl")
+    from_axolotl(draft)
+    draft.finish()
+    assert [written(draft), "".join(f"{line}\n" for line in report(draft))] == page[1:]
 
 
 # --- commands -----------------------------------------------------------------------------------------------------------------

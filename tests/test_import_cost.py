@@ -34,9 +34,6 @@ def config(tmp_path_factory) -> Path:
         f"model: {{path: owner/name, quantization: {{load_in_4bit: true}}}}\nadapter: {{r: 4}}\n"
         f"data: {{train: {folder}/rows.jsonl}}\ntrainer: {{learning_rate: 1e-4}}\noutput_dir: {folder}/run\n"
     )
-    (folder / "axolotl.yaml").write_text(
-        "base_model: owner/name\ndatasets: [{path: owner/rows, type: chat_template}]\nlearning_rate: 1e-4\nrl: dpo\n"
-    )
     return folder / "config.yaml"
 
 
@@ -52,7 +49,6 @@ def config(tmp_path_factory) -> Path:
         ["plugins", "{config}"],
         ["schema"],
         ["new", "{folder}/new.yaml"],
-        ["convert", "axolotl", "{folder}/axolotl.yaml"],
     ],
     ids=" ".join,
 )

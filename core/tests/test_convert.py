@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -276,6 +277,17 @@ def test_a_file_or_a_tool_that_is_not_there(capsys: pytest.CaptureFixture[str]) 
     assert "is a folder" in capsys.readouterr().err
     assert run_cli(["convert", "axlotl", "good.yaml"]) == 2
     assert "there is no converter 'axlotl'\n  hint: did you mean 'axolotl'?" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_imported() -> None:
+    Path("a.yaml").write_text(LEAST + "rl: dpo\n")
+    code = (
+        "import sys; from longline.cli import run_cli; code = run_cli(['convert', 'axolotl', 'a.yaml'])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'trl', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- converters of others -----------------------------------------------------------------------------------------------------

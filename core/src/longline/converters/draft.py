@@ -163,7 +163,7 @@ class Draft:
     # --- the end --------------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Speak of every key that nobody spoke of: null is unset, anything else is unknown."""
+        """Speak of every key that nobody spoke of: null is unset, anything else is unknown. Then tell all in the file's order."""
         for keys in list(self._left((), self.root)):
             if _nothing(self.get(*keys)):
                 self.entries[keys] = Entry(keys, "unset")
@@ -172,6 +172,7 @@ class Draft:
             self.refuse(
                 keys, f"{meant[0]}, which it may be meant to be" if meant else f"nobody here knows this key of {self.tool}"
             )
+        self.entries = dict(sorted(self.entries.items(), key=lambda item: self.root.nearest(item[0]).key.order))
 
     def _left(self, keys: Keys, node: Node) -> Iterator[Keys]:
         inside: Iterable[tuple[Key, Node]] = ()

@@ -71,6 +71,11 @@ RULES: dict[str, Rule] = {
         nothing("nothing to set"),
     ),
     # What axolotl's own plugins bring; where a distribution here brings the like, its part of the converter spoke before.
+    "swanlab_lark_*": none("plugin lark: pip install longline-lark, and convert again"),
+    **dict.fromkeys(
+        ("swanlab_log_completions", "swanlab_completion_*"),
+        none("plugin completions: pip install longline-completions, and convert again"),
+    ),
     **dict.fromkeys(("swanlab_*", "use_swanlab"), none("plugin swanlab: pip install longline-swanlab, and convert again")),
     "liger_*": none("plugin liger: pip install longline-liger, and convert again"),
     "cut_cross_entropy*": none("plugin cce: pip install longline-cce, and convert again"),
