@@ -237,7 +237,7 @@ BROKEN: list[tuple[str, list[str]]] = [
             "    - {path: a/two, wieght: 2, columns: {mesages: x}}\noutput_dir: o\n"
         ),
         [
-            "c.yaml:5:7: data.train.1: expected keys with values, got 5",
+            "c.yaml:5:7: data.train.1: expected a path, or keys with values, got 5 (quote it)",
             "c.yaml:6:21: data.train.2.wieght: unknown key (did you mean `weight`?)",
             "c.yaml:6:42: data.train.2.columns.mesages: unknown key (did you mean `messages`?)",
         ],
@@ -319,6 +319,13 @@ VALUES: dict[str, Any] = {
     "data.keep.0.dtype": "float16",
     "method": "sft",
     "model.attn_implementation": "eager",
+    "data.train.0.delimiter": ";",
+    "data.eval.0.delimiter": ";",
+    "data.train.0.encoding": "cp1252",
+    "data.eval.0.encoding": "cp1252",
+    "data.allow_dropped": ["reasoning"],
+    "data.overlap": None,  # for formats that split
+    "data.join": None,  # not together with packing
     "data.train.0.roles": {"bot": "assistant"},
     "data.eval.0.roles": {"bot": "assistant"},
     "model.tokenizer.chat_template": "{{ messages }}",

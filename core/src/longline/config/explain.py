@@ -9,6 +9,7 @@ from pydantic import BaseModel, SecretStr
 
 from longline.config.document import Keys, Node, dotted
 from longline.config.secrets import looks_secret
+from longline.config.sections import SHORT_FORMS
 from longline.errors import Problem
 from longline.errors import nearest as closest
 
@@ -128,10 +129,23 @@ def _problem(keys: Keys, details: list[ErrorDetails], root: Node, prefix: Keys, 
     if options and isinstance(node.value, (str, bool, int)):
         text = f"{shown(node, secret=looks_secret(name))} is not one of {', '.join(options)}"
         return Problem(text, dotted(keys), str(node.focus), nearest(str(node.value), options))
+    if short := _short_form(keys, node):
+        return short
     secret = looks_secret(name) or is_secret(keys[len(prefix) :], model)
     text = _sentence(details, shown(node, secret=secret))
     hint = "quote it" if secret and "expected text" in text else None
     return Problem(text, dotted(keys), str(node.focus), hint)
+
+
+def _short_form(keys: Keys, node: Node) -> Problem | None:
+    """What may stand in place of a list, or of an item of it, where text stands for an item; None elsewhere."""
+    alone, item = SHORT_FORMS.get(keys), SHORT_FORMS.get(keys[:-1])
+    if isinstance(node.value, dict) or not (alone or item) or (alone and isinstance(node.value, list)):
+        return None
+    text = f"expected a {alone or item}, or {'a list of them' if alone else 'keys with values'}, got {shown(node)}"
+    return Problem(
+        text, dotted(keys), str(node.focus), None if node.value is None or isinstance(node.value, list) else "quote it"
+    )
 
 
 def unknown_hint(name: str, section: type[BaseModel]) -> str:

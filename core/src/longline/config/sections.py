@@ -22,7 +22,12 @@ ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float1
 
 
 OTHER_EVAL = OnResume("takes", "what was best so far was measured on the other rows")
-SHORT_FORMS = {("data", "train"): "path", ("data", "eval"): "path", ("data", "keep"): "name", ("rewards",): "function"}
+SHORT_FORMS: dict[tuple[str | int, ...], str] = {
+    ("data", "train"): "path",
+    ("data", "eval"): "path",
+    ("data", "keep"): "name",
+    ("rewards",): "function",
+}
 """Lists for which one item may be written, and the key that a text in place of an item stands for."""
 
 

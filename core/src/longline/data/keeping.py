@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from longline.data.mapped import near
 from longline.data.store.further import TEXT, checked, numbers
 from longline.data.values import RowError, TokenRow
 from longline.errors import DataError
 from longline.events import Column
-from longline.text import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,13 +63,15 @@ class Keeping:
 
     def learn(self, rows: Sequence[Seen], source: str) -> None:
         """Decide the type of what is unknown. Raises DataError where no row has a value that could be kept."""
-        for name, section in self.unknown.items():
+        readable = any(sample is not None for _, sample in rows)
+        for name in (*self._names(), *self.unknown):
             seen = [(_value(name, row, sample), sample) for row, sample in rows]
             values = [(value, sample) for value, sample in seen if value is not None]
-            if not values:
-                found = some(dict.fromkeys(key for row, _ in rows for key in row))
-                raise DataError(f"{source}: the column {name!r} is to be kept and is not there (found: {found})")
-            self._add(_learnt(section, values, source))
+            if not values and (readable or name in self.unknown):
+                what = near(name, dict.fromkeys(str(key) for row, _ in rows for key in row if key != name))
+                raise DataError(f"{source}: the column {name!r} is to be kept and is not there ({what})")
+            if name in self.unknown:
+                self._add(_learnt(self.unknown[name], values, source))
         self.unknown.clear()
 
     def values(self, row: Row, sample: Sample) -> tuple[dict[str, Any], list[dict[str, Any]]]:

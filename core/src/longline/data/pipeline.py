@@ -17,6 +17,7 @@ import numpy as np
 
 from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
+from longline.data.mapped import MappedNames
 from longline.data.ready import TokenChecks, as_tokens
 from longline.data.report import LISTED_BAD_ROWS, SourceReport, on_a_screen
 from longline.data.splitting import pieces
@@ -94,6 +95,7 @@ class SourceRun:
     opened: Opened = field(init=False)
     rule: TooLong = field(init=False)
     checks: TokenChecks = field(init=False)
+    mapped: MappedNames = field(init=False)
     too_long: list[str] = field(default_factory=list)
     templated: list[int] = field(default_factory=lambda: [0, 0])
     ends: Counter[int] = field(default_factory=Counter)
@@ -106,7 +108,7 @@ class SourceRun:
         head = list(itertools.islice(records, GUESS_ROWS))
         if not head:
             raise DataError(f"{self.section.path}: there are no rows")
-        reader = self._open(head)
+        reader = self._reader(head)
         self.checks = TokenChecks(self.tools.encoder, self.tools.notes)
         self._learn(head, reader)
         # The tokenizer works without the interpreter's lock and on all cores, so the next rows are rendered in the meantime;
@@ -121,6 +123,9 @@ class SourceRun:
                     self._add_all(waiting.popleft().result())
             for encoded in waiting:
                 self._add_all(encoded.result())
+        # What only a broken row would have asked for may be missing in the account.
+        stops = self.report.bad and (self.tools.section.on_bad_row == "stop" or self.report.bad == self.report.rows)
+        self.mapped.refuse(None if stops else self.format.name)
         self._refuse_long()
         self.report.ends = self._ends()
         self.report.note = "; ".join(filter(None, [reader.note(*self.templated), *self.source.notes]))
@@ -150,6 +155,18 @@ class SourceRun:
 
     # --- source -> format -------------------------------------------------------------------------
 
+    def _reader(self, head: list[Record]) -> Reader:
+        """What reads a row. A mapped name that is not there is the better reason for what can't be opened."""
+        self.mapped = MappedNames(self.section.columns, self.section.path)
+        for _, row in head:
+            if not isinstance(row, str):
+                self.mapped.look(row)
+        try:
+            return self._open(head)
+        except DataError:
+            self.mapped.refuse()
+            raise
+
     def _open(self, head: list[Record]) -> Reader:
         """Guess the format if asked to, check that `train_on` means something, and give what reads a row."""
         columns = {str(key) for _, row in head if not isinstance(row, str) for key in row}
@@ -165,7 +182,7 @@ class SourceRun:
         self.opened = Opened(
             path=self.section.path,
             found=columns,
-            names=self.section.columns,
+            names=self.mapped.names,
             roles=self.section.roles,
             train_on=train_on,
             padded=self.source.padded,
@@ -204,9 +221,9 @@ class SourceRun:
         return formats.guess(columns, self.section.columns, path, kind, brought_by)
 
     def _learn(self, head: list[Record], reader: Reader) -> None:
-        """What type the further columns have that say none, from the first rows."""
+        """Whether the further columns are there, and what type those have that say none, from the first rows."""
         keeping = self.tools.keeping
-        if keeping.unknown:
+        if keeping.unknown or keeping.columns:
             rows = [row for _, row in head if not isinstance(row, str)]
             keeping.learn([(row, _tried(reader.sample, row)) for row in rows], self.section.path)
             self.tools.notes.found.clear()  # these rows are read again
@@ -227,6 +244,8 @@ class SourceRun:
             try:
                 if isinstance(row, str):
                     raise RowError(row)  # noqa: TRY301 - one way for all bad rows
+                if self.mapped.missing:
+                    self.mapped.look(row)
                 good.append(self._rendered(origin, row, reader.sample(row)))
             except (RowError, TemplateError) as error:
                 self.report.add_bad(self.where(origin), str(error), getattr(error, "hint", ""))

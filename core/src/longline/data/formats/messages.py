@@ -76,7 +76,10 @@ class ChatReader:
         self._padded = opened.padded
         self._notes = opened.notes
         self._tool_arguments: ToolArguments = opened.tool_arguments
-        self._train_key = names.train or "train"
+
+    @property
+    def _train_key(self) -> str:
+        return self._names.train or "train"
 
     @classmethod
     def of(cls, opened: Opened) -> ChatReader:
