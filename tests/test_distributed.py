@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -447,6 +448,26 @@ def test_an_error_that_only_the_main_rank_meets_keeps_its_status(place, ddp):
     assert taken.err.count("already holds a run") == 1
     assert quiet(taken), taken.err
     assert time.monotonic() - begin < 25, "the other rank waited for one that was gone"
+
+
+def test_a_disk_too_small_for_the_model_leaves_its_weights_elsewhere(place, fsdp):
+    """A real file system, where the machine lets us mount one; the shards that ranks hold are gathered once."""
+    disk = place.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        full = place.launch("full", trainer={"fsdp": True, "save_strategy": "no"}, output_dir=str(disk / "run"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert full.code == 1
+    assert full.err.count("error: cannot write ") == 1
+    kept = Path(full.err.split("the weights are kept in ")[1].split(";")[0])
+    left, right = (load_file(folder / "model.safetensors") for folder in (kept, fsdp.folder / "model"))
+    shutil.rmtree(kept)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_a_rank_that_is_killed_is_told(place):

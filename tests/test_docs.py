@@ -551,7 +551,7 @@ class Onlooker(Plugin):
 
 
 def test_a_run_has_what_the_pages_say(run_longline: Any):
-    from longline.artifacts import OWN_NAMES, UNLIKE
+    from longline.artifacts import OWN_NAMES, UNFINISHED
     from longline.plugins.run import Phase
 
     onlooker = Onlooker(Onlooker.Config())
@@ -564,7 +564,7 @@ def test_a_run_has_what_the_pages_say(run_longline: Any):
     folder = {name.rstrip("/") for name in first_column(DOCS / "runs.md", "")}
     assert folder == {name for name in OWN_NAMES if not name.startswith(".")} | {"checkpoint-N"}
     left = {re.sub(r"^checkpoint-\d+$", "checkpoint-N", path.name) for path in outcome.output_dir.iterdir()}
-    assert folder - {"merged", "evaluation", UNLIKE} == {name for name in left if not name.startswith(".")}
+    assert folder - {"merged", "evaluation", UNFINISHED} == {name for name in left if not name.startswith(".")}
     line = next(block.text for block in blocks_of(DOCS / "runs.md") if block.language == "json")
     assert list(json.loads(line)) == list(outcome.log[0])
 

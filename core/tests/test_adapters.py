@@ -239,9 +239,9 @@ def test_a_saved_model_that_is_another_one_fails_and_is_kept(adapter, run_config
     with pytest.raises(TrainingError, match="not the one that was trained") as caught:
         train(config, plugins=[LoadedPlugin.of(Spoil(PluginConfig()), "spoil")])
     run = tmp_path / "run"
-    assert str(run / "model-differs") in str(caught.value)
+    assert str(run / "model-unfinished") in str(caught.value)
     assert "checkpoint-3" in str(caught.value)
-    assert list((run / "model-differs").glob("*.safetensors"))
+    assert list((run / "model-unfinished").glob("*.safetensors"))
     assert not (run / "model").exists()
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config)

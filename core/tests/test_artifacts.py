@@ -184,15 +184,19 @@ def test_a_full_disk_ends_the_command_with_status_1_and_resume_goes_on(small_dis
     assert load_file(folder / "model" / "model.safetensors")
 
 
-def test_a_disk_that_is_full_before_a_checkpoint_names_the_log(small_disk, run_config, capfd):
-    """Nothing but the log grows here, until not even that can."""
+@pytest.mark.parametrize(("free", "code"), [(80_000, 1), (40_000, 2)], ids=["log", "rehearsal"])
+def test_a_disk_that_is_full_before_a_checkpoint_is_named(small_disk, run_config, capfd, free, code):
+    """Nothing but the log grows here, until not even that can; where not even a tokenizer fits, nothing is trained."""
     folder = small_disk / "run"
-    config = run_config(trainer={"max_steps": 400}, output_dir=str(folder))
+    config = run_config(trainer={"max_steps": 800}, output_dir=str(folder))
     disk = os.statvfs(small_disk)
-    (small_disk / "ballast").write_bytes(b"x" * (disk.f_bavail * disk.f_bsize - 40_000))
-    assert run_cli(["train", str(config)]) == 1
-    error = capfd.readouterr().err
-    assert f"cannot write {folder / 'log.jsonl'}: OSError: [Errno 28] No space left on device" in error
+    (small_disk / "ballast").write_bytes(b"x" * (disk.f_bavail * disk.f_bsize - free))
+    assert run_cli(["train", str(config)]) == code
+    ended = capfd.readouterr()
+    file = f"cannot write {folder / 'log.jsonl'}: OSError: [Errno 28] No space left on device"
+    assert (file if code == 1 else f"cannot write the run folder {folder}: ") in ended.err
+    assert ("step 1/800" in ended.out) == (code == 1)
+    assert "No space left on device" in ended.err
 
 
 # --- the folder ---------------------------------------------------------------------------------------------------------------

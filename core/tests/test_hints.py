@@ -114,7 +114,7 @@ def test_a_tokenizer_of_its_own_is_not_judged_by_the_models_folder(folder, tmp_p
     ],
 )
 def test_space_is_asked_for_only_where_it_is_missing(tmp_path, error, remedy):
-    assert not_written(error, tmp_path / "checkpoint-1").hint.startswith(f"{remedy} and run again with --resume")
+    assert not_written(error, tmp_path / "checkpoint-1").hint.startswith(f"{remedy} and run again")
 
 
 class Hub(BaseHTTPRequestHandler):

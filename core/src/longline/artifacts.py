@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from longline.errors import ConfigError, TrainingError
+from longline.errors import ConfigError, LonglineError, ModelError, TrainingError
 from longline.text import one_line
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 STAGING = ".saving"
 """The folder of a run in which checkpoints and models are written before they get their name."""
 
-UNLIKE = "model-differs"
-"""The folder of a final model that was written, and when loaded again was another one than that in memory."""
+UNFINISHED = "model-unfinished"
+"""The folder of a final model of which not all could be written, or that was another one when it was loaded again."""
 
-OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", UNLIKE, "merged", "evaluation", STAGING)
+OWN_NAMES = ("run.json", "config.yaml", "log.jsonl", "model", UNFINISHED, "merged", "evaluation", STAGING)
 """What a run writes into its folder, beside checkpoints and what plugins name in `Plugin.files`; `--overwrite` deletes these and
 nothing else."""
 
@@ -182,36 +183,106 @@ def not_written(error: Exception, final: Path) -> Exception:
     if any(mark in text for mark in ("PytorchStreamWriter", "unexpected pos")):
         reason = "the disk is full, or files may not grow this large"  # all that torch says is where it stopped
     elif isinstance(error, OSError) or _is_full(text):
-        reason = f"{type(error).__name__}: {text.splitlines()[0]}"
+        reason = _first_line(error)
     else:
         return error
-    kept = complete(final.parent)
     full = not isinstance(error, OSError) or _is_full(text)
-    hint = f"{'free space' if full else 'let it be written'} and run again with --resume; complete checkpoints: {kept}"
+    again = f"with --resume; complete checkpoints: {complete(final.parent)}" if checkpoints(final.parent) else "from the start"
+    hint = f"{'free space' if full else 'let it be written'} and run again {again}"
     return TrainingError(f"cannot write {final}: {reason}", hint=hint)
+
+
+def _first_line(error: Exception) -> str:
+    """Name and gist of an error: its first line, and the second where the first only announces it."""
+    first, *more = [line for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {first.strip()}{f' {more[0].strip()}' if more and first.strip().endswith(':') else ''}"
 
 
 # --- the final model ------------------------------------------------------------------------------------------------------------
 
 
-def save_model(folder: Path, write: Callable[[Path], None], card: str, finish: Callable[[Path], None]) -> None:
-    """Let `write` put weights and tokenizer into an empty folder, add the card, let `finish` have its hand on it, and name it.
+Write = Callable[[Path], object]
+"""Writes something into a folder."""
+
+
+def save_model(folder: Path, write: Write, card: Write, finish: Write) -> None:
+    """Let `write` put weights and tokenizer into an empty folder, `card` the card, let `finish` have its hand on it, and name it.
 
     Raises:
         TrainingError: it could not be written.
     """
     staging = folder.parent / STAGING / folder.name
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
-        write(staging)
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        finish(staging)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        for step in (write, card, finish):
+            step(staging)
         publish(staging, folder)
     except Exception as error:
         raise not_written(error, folder) from error
     finally:
         shutil.rmtree(staging.parent, ignore_errors=True)
+
+
+def rehearse(folder: Path, writes: Mapping[str, Write]) -> None:
+    """Let each of `writes`, by what it writes, do so beside where the model will be; what it wrote is deleted.
+
+    Raises:
+        ModelError: one of them cannot.
+        ConfigError: the run folder cannot be written.
+    """
+    staging, what = folder.parent / STAGING / folder.name, ""
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        for name, write in writes.items():
+            what = name
+            write(staging)
+    except OSError as error:
+        raise _not_writable(folder.parent, error) from error
+    except Exception as error:
+        text = f"a model with this {what} could not be saved after training: {_first_line(error)}"
+        raise ModelError(text, hint="mend it in a copy of the model's folder; nothing was trained") from error
+    finally:
+        shutil.rmtree(staging.parent, ignore_errors=True)
+
+
+@contextmanager
+def keeping(folder: Path, step: int, weights: Write | None) -> Iterator[None]:
+    """When the block, which saves the model of `step` as `folder`, fails, write its `weights` elsewhere and say where they are.
+
+    That is not done where they lie in a checkpoint or were written already, nor without `weights`, as on a rank that saves nothing.
+    """
+    kept = folder.with_name(UNFINISHED)
+    shutil.rmtree(kept, ignore_errors=True)
+    try:
+        yield
+    except Exception as error:
+        if weights is None or kept.exists():
+            raise
+        checkpoint = folder.with_name(f"checkpoint-{step}")
+        where = checkpoint if checkpoint.is_dir() else _kept(weights, kept)
+        hint = f"the weights are kept in {where}" if where else "the weights could not be written anywhere else either"
+        told = error if isinstance(error, LonglineError) else TrainingError(f"cannot write {folder}: {_first_line(error)}")
+        told.hint = f"{hint}; {told.hint}" if told.hint else hint
+        raise told from error
+
+
+def _kept(weights: Write, folder: Path) -> Path | None:
+    """Where weights could be written: in this folder, or among temporary files, which may lie on another disk."""
+    for place in (folder, Path(tempfile.gettempdir()) / f"{folder.name}-{os.getpid()}"):
+        try:
+            place.mkdir()
+            weights(place)
+        except Exception:  # the next place may do
+            shutil.rmtree(place, ignore_errors=True)
+            continue
+        return place
+    return None
+
+
+def card_writer(card: str) -> Write:
+    """What writes a model card; half of a surrogate pair, as a path may hold it, is written out."""
+    return lambda folder: (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
 def model_card(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
-from transformers.utils import GENERATION_CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+FILE = "generation_config.json"
 
 
 def of(model: Any) -> list[int]:
@@ -31,10 +32,21 @@ def write(model: Any, folder: Path) -> None:
     """Put the generation config beside a saved adapter: peft doesn't, and that of the base knows nothing of what was learnt."""
     config = getattr(model, "generation_config", None)
     if config is not None:
-        config.to_json_file(folder / GENERATION_CONFIG_NAME)  # unchecked: what the base came with need not be valid
+        config.to_json_file(folder / FILE)  # unchecked: what the base came with need not be valid
+
+
+def keep(model: Any, folder: Path) -> None:
+    """Take the generation config of a model for one that was loaded as it is, by writing it into a folder and loading it.
+
+    A published one may hold flags without effect, as a temperature without do_sample. transformers saves those only if nothing has
+    changed since they were loaded, and a token that joined is a change.
+    """
+    if getattr(model, "generation_config", None) is not None:
+        write(model, folder)
+        model.generation_config = type(model.generation_config).from_pretrained(str(folder))
 
 
 def read(model: Any, folder: Path) -> None:
     """Give a model with its adapter on the generation config that was saved with it: the base has it, so that merging keeps it."""
-    if (folder / GENERATION_CONFIG_NAME).is_file():
+    if (folder / FILE).is_file():
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(str(folder))

@@ -44,12 +44,14 @@ class Saved:
 
         Raises:
             NotComparedError: that would take too much memory, or one of the two cannot be asked here.
-            TrainingError: what was saved cannot be loaded.
         """
         if seen is None:
             raise NotComparedError("the model in memory does not answer to bare tokens")
         _require_memory(model)
-        again = likeness.tried(self._loaded(tokenizer), likeness.sample(tokenizer))
+        try:
+            again = likeness.tried(self._loaded(tokenizer), likeness.sample(tokenizer))
+        except TrainingError as error:
+            return error.message
         if again is None:
             raise NotComparedError("loaded again it does not run on the CPU")
         apart = likeness.distance(seen, again)
@@ -66,14 +68,14 @@ class Saved:
         except Exception as error:
             if adapter:
                 raise NotComparedError(f"its base cannot be loaded a second time: {error}") from error
-            raise TrainingError(f"what was saved cannot be loaded: {error}") from error
+            raise TrainingError(f"it cannot be loaded: {error}") from error
         if not adapter:
             return loaded
         vocabulary.grow(loaded, tokenizer)
         try:
             return models.put_on(loaded, self.folder, self.section.path)
         except Exception as error:
-            raise TrainingError(f"what was saved cannot be loaded: {error}") from error
+            raise TrainingError(f"it cannot be loaded: {error}") from error
 
     def _bare(self, section: ModelSection) -> PreTrainedModel:
         return models.load_model(section, models.model_kwargs(section, self.dtype, self.output), self.output)

@@ -9,15 +9,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from longline import artifacts, identity, upstream
+from longline import identity, upstream
 from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
-from longline.errors import ConfigError, DataError, PluginError, TrainingError
+from longline.errors import ConfigError, DataError, PluginError
 from longline.methods import brought_by
 from longline.parallel import ranks
 from longline.plan import build_plan
@@ -341,12 +340,6 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     return built
 
 
-def shapers(state: State) -> str:
-    """The plugins that may make a loaded model another one than its files say."""
-    hooks = ("pre_model_load", "provide_model", "post_model_load")
-    return ", ".join(plugin.name for plugin in state.plugins if any(hasattr(plugin.instance, hook) for hook in hooks))
-
-
 def _stop_as_learnt(state: State, made: Ingredients) -> None:
     """Let the model end with the tokens that it learns to end with: a base knows its own alone, and would go on behind others."""
     from longline import endings
@@ -358,58 +351,3 @@ def _stop_as_learnt(state: State, made: Ingredients) -> None:
     if new:
         ends = ", ".join(tokens[token] for token in new)
         state.view.fact("answers end with", ends, "as the data has it; joins eos_token_id in generation_config.json")
-
-
-def save(state: State, trainer: Any) -> None:
-    """Write the final model, whole or not at all; every rank takes part in gathering shards.
-
-    Raises:
-        TrainingError: it cannot be written, or what was written is another model than the one in memory.
-    """
-    from longline import likeness
-    from longline.model import switch_cache
-
-    state.phase = "save"
-    run, plan, config = state.view, state.plan, state.loaded.config
-    bare = trainer.accelerator.unwrap_model(trainer.model)
-    # The trainer switched the cache off; whoever loads the model wants to generate with it.
-    switch_cache(bare.config, on=True)
-    run.hook.pre_save(run=run, model=bare)
-    # Shards are gathered by the wrapped model alone, and on all ranks.
-    whole = trainer.model_wrapped if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else bare
-    seen = likeness.tried(whole, likeness.sample(trainer.processing_class))
-    if state.is_main:
-        adapter = config.adapter.type if config.adapter else None
-        # How fast it went, and whatever else plugins measure, is not what the model is like.
-        metrics = {name: value for name, value in state.summary.metrics.items() if name not in state.added_metrics}
-        card = artifacts.model_card(plan, config.model.path, adapter, metrics, state.resolved, state.told)
-
-        def finish(path: Path) -> None:
-            run.hook.post_save(run=run, path=path)
-            _load_again(state, trainer, bare, seen, path)
-
-        artifacts.save_model(plan.model_dir, trainer.save_final, card, finish)
-    else:
-        trainer.save_final(plan.model_dir)  # writes nothing
-    trainer.accelerator.wait_for_everyone()
-
-
-def _load_again(state: State, trainer: Any, model: Any, seen: Any, path: Path) -> None:
-    """Compare what was saved in `path` with the logits of the model in memory; keep what is another under a name that says so."""
-    from longline import reload
-
-    run, plan, args = state.view, state.plan, trainer.args
-    saved = reload.Saved(path, state.loaded.config.model, plan.dtype, run.output)
-    try:
-        rounded = args.bf16 or args.fp16 or bool(args.tf32)
-        found = saved.differs(model, trainer.processing_class, seen, autocast=rounded)
-    except reload.NotComparedError as why:
-        run.alert("the saved model was not loaded again", str(why), "info")
-        return
-    text, shaping = f"the saved model is not the one that was trained: {found}", shapers(state)
-    if found and shaping:
-        run.alert("the saved model", f"{text}, where {shaping} does not take part when it is loaded")
-    elif found:
-        kept = plan.model_dir.with_name(artifacts.UNLIKE)
-        artifacts.publish(path, kept)
-        raise TrainingError(text, hint=f"it is kept in {kept}; complete checkpoints: {artifacts.complete(plan.output_dir)}")

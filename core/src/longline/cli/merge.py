@@ -31,7 +31,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     """Merge the adapter of RUN, a run folder, into its base model. The sum is computed in float32."""
     import torch
 
-    from longline import likeness, stages
+    from longline import likeness, saving
     from longline.adapters.merging import merge
     from longline.inference import target as targets
     from longline.model import switch_cache
@@ -59,9 +59,9 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
 
     def finish(folder: Path) -> None:
         view.hook.post_save(run=view, path=folder)
-        _load_again(Saved(folder, target.section, written, view.output), merged, tokenizer, stages.shapers(target.state))
+        _load_again(Saved(folder, target.section, written, view.output), merged, tokenizer, saving.shapers(target.state))
 
-    artifacts.save_model(final, write, card, finish)
+    artifacts.save_model(final, write, artifacts.card_writer(card), finish)
     click.echo(f"merged {target.name} with {target.section.path}, written to {final}")
 
 

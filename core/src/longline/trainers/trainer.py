@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from longline import artifacts, checkpoint, endings, upstream
 from longline.adapters import start as starts
@@ -59,6 +60,8 @@ class LonglineTrainer(EvaluatingTrainer):
     """Whether the run was over, by a word of a callback, when the checkpoint was made that it is resumed from."""
     owes_evaluation = False
     """Whether the checkpoint that a resumed run goes on from should have been evaluated, and was not."""
+    whole: dict[str, Any] | None = None
+    """The weights of all ranks while they are saved, and after that failed, where ranks hold parts of them."""
     wants_logits = False
     """Whether an evaluation is going on that needs the logits of all tokens."""
 
@@ -350,8 +353,13 @@ class LonglineTrainer(EvaluatingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Leave out training_args.bin: a pickle that may hold a hub token, and that nothing needs."""
-        super()._save(output_dir, _gathered(state_dict))
         folder = Path(str(output_dir or self.args.output_dir))
+        self.whole = _gathered(state_dict)
+        if self.args.should_save and isinstance(self.model, PreTrainedModel):
+            folder.mkdir(parents=True, exist_ok=True)
+            endings.keep(self.model, folder)
+        super()._save(output_dir, self.whole)
+        self.whole = None
         (folder / upstream.ARGUMENTS_FILE).unlink(missing_ok=True)
         if (folder / starts.CONFIG).is_file():
             endings.write(self.accelerator.unwrap_model(self.model), folder)
