@@ -588,15 +588,17 @@ def _exit_statuses() -> str:
     return table(("status", "meaning"), [(f"`{getattr(errors, name)}`", text) for name, text in meanings.items()])
 
 
-KIT = ("longline.testing.recorder", "longline.testing.tiny", "longline.testing.running")
+KIT = tuple(f"longline.testing.{name}" for name in ("tiny", "running", "process", "faults", "recorder", "behaviour"))
 """The modules of the test kit, in the order of the page."""
 
 
 def test_kit() -> Iterator[str]:
     """The docstring of the test kit, then each of its fixtures, classes and functions."""
-    yield ast.get_docstring(module("longline.testing")) or ""
-    for home, node in [(name, node) for name in KIT for node in module(name).body]:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+    kit = module("longline.testing")
+    yield ast.get_docstring(kit) or ""
+    public = ast.literal_eval(kit.body[-1].value)  # __all__; the kit needs pytest, so it is not imported
+    for home, node in [(name, node) for name in KIT for node in module(name).body if getattr(node, "name", "") in public]:
+        if isinstance(node, ast.FunctionDef):
             fixture = any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
             shown = f"### {node.name}" if fixture else f"### {node.name}()"
             called = "A fixture." if fixture else f"```python\ndef {signature(node)}: ...\n```"

@@ -5,7 +5,9 @@ Fixtures:
 - `tiny_model_dir`: a folder with a random Llama of two layers and its tokenizer, made on the spot;
 - `chat_rows`: a JSONL file of conversations; `preference_rows`: one of pairs of answers;
 - `run_config`: writes a config that trains that model on those rows in seconds;
-- `run_longline`: runs such a config in this process, with your plugin, and returns what happened.
+- `run_longline`: runs such a config in this process, with your plugin, and returns what happened;
+- `run_process`: the same in a process of its own, or with `ranks=2` in two;
+- `run_command`: any command of Longline, with your plugin's class by name as if it was installed.
 
 A test of a plugin, complete:
 
@@ -14,14 +16,17 @@ A test of a plugin, complete:
         assert outcome.result.status == "completed"
         assert outcome.hooks("on_alert") == ["on_alert(alert=warning: the loss is high)"]
 
-`HookRecorder` is a plugin that writes down every hook; `assert_trace` compares what it wrote with a file.
+`fail_at(hook, n, how)` is a plugin that raises, exits, hangs or gets a signal at the n-th call of a hook. `MemoryTracker` keeps all
+events of a run, `HookRecorder` is a plugin that writes down every hook; `assert_trace` compares what it wrote with a file.
 `assert_constructor_is_idle` tries that a plugin is made without any work.
 """
 
 from __future__ import annotations
 
 from longline.testing.behaviour import assert_constructor_is_idle
-from longline.testing.recorder import UPDATE_TRACES, HookRecorder, assert_trace, summarise
+from longline.testing.faults import fail_at
+from longline.testing.process import Ended, run_command, run_process
+from longline.testing.recorder import UPDATE_TRACES, HookRecorder, MemoryTracker, assert_trace, summarise
 from longline.testing.running import Outcome, merged, run_config, run_longline
 from longline.testing.tiny import (
     CHATML,
@@ -37,17 +42,22 @@ from longline.testing.tiny import (
 __all__ = [
     "CHATML",
     "UPDATE_TRACES",
+    "Ended",
     "HookRecorder",
+    "MemoryTracker",
     "Outcome",
     "assert_constructor_is_idle",
     "assert_trace",
     "chat",
     "chat_rows",
+    "fail_at",
     "merged",
     "preference_rows",
     "preferences",
+    "run_command",
     "run_config",
     "run_longline",
+    "run_process",
     "summarise",
     "tiny_model_dir",
     "tiny_tokenizer",

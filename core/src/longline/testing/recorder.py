@@ -1,4 +1,4 @@
-"""A plugin that writes down every hook, and the comparison of what it wrote with a file."""
+"""Plugins that write down what a run does: every hook as a line, or every event as it is; and lines compared with a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,31 @@ UPDATE_TRACES = "LONGLINE_UPDATE_TRACES"
 """Set this environment variable to 1 to write golden traces instead of comparing with them."""
 
 
-class HookRecorder(Plugin):
+class EveryHook(Plugin):
+    """A plugin that answers every hook with `called`, which subclasses fill."""
+
+    def called(self, hook: str, **arguments: Any) -> Any:
+        """A hook was called; what this returns is what the plugin answers."""
+
+
+def _answer(hook: str, facts: HookFacts) -> Callable[..., Any]:
+    """Make the method of EveryHook for one hook; its signature names every argument of the specification."""
+
+    def answer(self: EveryHook, **kwargs: Any) -> Any:
+        return self.called(hook, **kwargs)
+
+    answer.__name__ = hook
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in facts.arguments]
+    answer.__signature__ = inspect.Signature([itself, *wanted])  # type: ignore[attr-defined]
+    return hookimpl(answer)
+
+
+for _name, _facts in hook_facts().items():
+    setattr(EveryHook, _name, _answer(_name, _facts))
+
+
+class HookRecorder(EveryHook):
     """A plugin that answers every hook, changes nothing, and writes down each call as one line in `calls`.
 
     A line is `hook(argument=value, ...)` without `run`. Values are summarised so that lines are the same in every run: numbers
@@ -31,27 +55,71 @@ class HookRecorder(Plugin):
         super().__init__(config or PluginConfig())
         self.calls: list[str] = []
 
+    def called(self, hook: str, **arguments: Any) -> None:
+        """Write the line."""
+        shown = [f"{name}={summarise(value)}" for name, value in arguments.items() if name != "run"]
+        self.calls.append(f"{hook}({', '.join(shown)})")
+
     def hooks(self, *names: str) -> list[str]:
         """Return the lines of some hooks, in the order of calls."""
         return [line for line in self.calls if line.partition("(")[0] in names]
 
 
-def _recording(hook: str, facts: HookFacts) -> Callable[..., None]:
-    """Make the method of HookRecorder for one hook; its signature names every argument of the specification."""
+class MemoryTracker(Plugin):
+    """A tracker that keeps what a run tells: `logs`, `evaluations`, `tables`, `alerts`, `timings`, `completions`, `status`.
 
-    def record(self: HookRecorder, **kwargs: Any) -> None:
-        shown = [f"{name}={summarise(value)}" for name, value in kwargs.items() if name != "run"]
-        self.calls.append(f"{hook}({', '.join(shown)})")
+    `logs` and `evaluations` are pairs of a step and its numbers, `completions` of a step and the event; the others are the events
+    as they came. `status` is that of the run's end.
+    """
 
-    record.__name__ = hook
-    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in facts.arguments]
-    record.__signature__ = inspect.Signature([itself, *wanted])  # type: ignore[attr-defined]
-    return hookimpl(record)
+    def __init__(self, config: PluginConfig | None = None) -> None:
+        super().__init__(config or PluginConfig())
+        self.logs: list[tuple[int, dict[str, float]]] = []
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.completions: list[tuple[int, Completions]] = []
+        self.tables: list[Table] = []
+        self.alerts: list[Alert] = []
+        self.timings: list[Timing] = []
+        self.status = ""
 
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """The values of one metric, each with its step."""
+        return [(step, logs[name]) for step, logs in self.logs if name in logs]
 
-for _name, _facts in hook_facts().items():
-    setattr(HookRecorder, _name, _recording(_name, _facts))
+    @hookimpl
+    def on_log(self, logs: Mapping[str, float], step: int) -> None:
+        """Keep a log event."""
+        self.logs.append((step, dict(logs)))
+
+    @hookimpl
+    def on_evaluate(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep an evaluation."""
+        self.evaluations.append((step, dict(metrics)))
+
+    @hookimpl
+    def on_completions(self, completions: Completions, step: int) -> None:
+        """Keep what a step was made of."""
+        self.completions.append((step, completions))
+
+    @hookimpl
+    def on_table(self, table: Table) -> None:
+        """Keep a table."""
+        self.tables.append(table)
+
+    @hookimpl
+    def on_alert(self, alert: Alert) -> None:
+        """Keep an alert."""
+        self.alerts.append(alert)
+
+    @hookimpl
+    def on_timing(self, timing: Timing) -> None:
+        """Keep a timing."""
+        self.timings.append(timing)
+
+    @hookimpl
+    def on_run_end(self, status: str) -> None:
+        """Keep how the run ended."""
+        self.status = status
 
 
 def summarise(value: object) -> str:

@@ -68,17 +68,10 @@ def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run in a test came to: its result, its folder, and every hook call in order."""
+class Folder:
+    """The folder of a run, and what stands in it."""
 
-    result: RunResult
     output_dir: Path
-    calls: list[str]
-
-    def hooks(self, *names: str) -> list[str]:
-        """Return the recorded lines of some hooks, in the order of calls."""
-        return [line for line in self.calls if line.partition("(")[0] in names]
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -91,6 +84,19 @@ class Outcome:
         """The content of run.json."""
         content: dict[str, Any] = json.loads((self.output_dir / "run.json").read_text(encoding="utf-8"))
         return content
+
+
+@dataclass(frozen=True)
+class Outcome(Folder):
+    """What a run in a test came to: its result, its folder, and every hook call in order."""
+
+    result: RunResult
+    output_dir: Path
+    calls: list[str]
+
+    def hooks(self, *names: str) -> list[str]:
+        """Return the recorded lines of some hooks, in the order of calls."""
+        return [line for line in self.calls if line.partition("(")[0] in names]
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""The test kit's runs in processes of their own, with faults, on two ranks; and its trackers, servers and checks of plugins."""
+
+from __future__ import annotations
+
+import signal
+from textwrap import dedent
+
+import pytest
+
+from longline.errors import PluginError
+from longline.testing import MemoryTracker, fail_at
+
+TIDE = """
+    import torch
+    from longline import Plugin, PluginConfig, hookimpl
+
+    class TideConfig(PluginConfig):
+        every: int = 1
+
+    class TidePlugin(Plugin):
+        Config = TideConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.mean = 0.0
+
+        @hookimpl
+        def on_log(self, run, logs, step):
+            if "loss" in logs and step % self.config.every == 0:
+                self.mean = 0.5 * self.mean + 0.5 * logs["loss"]
+                run.alert("tide", f"{self.mean:.3f}", "info")
+
+        def state(self):
+            return {"mean": torch.tensor(self.mean, dtype=torch.float64)}
+
+        def restore(self, state):
+            self.mean = float(state["mean"])
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Return a function that writes a module of an author and imports it."""
+    import importlib
+    import sys
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(name: str, text: str):
+        (tmp_path / f"{name}.py").write_text(dedent(text))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+    return write
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_in_any_hook_stops_the_run_where_it_is(run_longline):
+    for hook, n in (("on_step_end", 2), ("pre_optimizer_step", 2), ("post_model_load", 1)):
+        tracker = MemoryTracker()
+        with pytest.raises(PluginError, match=f"a fault that the test asked for: call {n} of {hook}"):
+            run_longline(plugins=[tracker, fail_at(hook, n)], overwrite=True)
+        assert tracker.status == "failed"
+        assert len(tracker.logs) == (n - 1 if n == 2 else 0), hook
+
+
+def test_a_signal_in_this_process(run_longline):
+    outcome = run_longline(plugins=[fail_at("on_step_end", 3, "SIGINT")])
+    assert (outcome.result.status, outcome.manifest["summary"]["steps"]) == ("interrupted", 3)
+
+
+def test_a_fault_that_is_asked_for_wrongly_is_refused():
+    with pytest.raises(ValueError, match="there is no hook 'on_stepend'; did you mean 'on_step_end'"):
+        fail_at("on_stepend")
+
+
+def test_faults_that_end_a_process(run_process):
+    killed = run_process(plugins=[fail_at("on_step_end", 2, "SIGKILL")])
+    assert killed.code == -signal.SIGKILL
+    assert [event["step"] for event in killed.log] == [1]
+    exited = run_process(plugins=[fail_at("on_step_end", 2, "exit")], overwrite=True)
+    assert "an exit that the test asked for: call 2 of on_step_end" in exited.text
+    with pytest.raises(AssertionError, match="had not ended after 15 seconds"):
+        run_process(plugins=[fail_at("on_step_end", 2, "hang")], overwrite=True, timeout=15)
+
+
+# --- processes ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_that_is_not_packaged_by_its_entry_point(run_command, run_config, module):
+    tide = module("tide_watch", TIDE)
+    config = run_config(plugins=[{"tide": {"every": 2}}])
+    without = run_command("check", config)
+    assert (without.code, "plugin 'tide' is not installed" in without.text) == (3, True), without.text
+    ended = run_command("check", config, plugins={"tide": tide.TidePlugin})
+    assert ended.code == 0, ended.text
+    wrong = run_command("check", run_config(plugins=[{"tide": {"evry": 2}}]), plugins={"tide": tide.TidePlugin})
+    assert (wrong.code, "did you mean `every`" in wrong.text) == (2, True), wrong.text
+
+
+def test_two_ranks_and_a_fault_on_one_of_them(run_process, module):
+    tide = module("tide_watch", TIDE)
+    plugins = [tide.TidePlugin(tide.TideConfig()), fail_at("post_optimizer_step", 2, rank=1)]
+    ended = run_process(plugins=plugins, ranks=2)
+    assert ended.code == 3, ended.text
+    assert "a fault that the test asked for: call 2 of post_optimizer_step" in ended.text
+    assert (ended.manifest["status"], ended.manifest["world_size"]) == ("failed", 2)
+    assert [event["step"] for event in ended.log] == [1]
+    assert ended.text.count("info (step 1): tide") == 1
+
+
+# --- trackers -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tracker_keeps_all_events_in_memory(run_longline):
+    tracker = MemoryTracker()
+    outcome = run_longline(
+        plugins=[tracker], data={"eval_fraction": 0.2}, trainer={"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    )
+    assert tracker.series("loss") == [(event["step"], event["loss"]) for event in outcome.log if "loss" in event]
+    [(step, metrics)] = tracker.evaluations
+    assert (step, "eval_loss" in metrics, tracker.status) == (2, True, "completed")
