@@ -181,3 +181,62 @@ def test_a_call_in_broken_json_is_no_answer(prepared):
     talk = [{"from": "human", "value": "Hello"}, {"from": "function_call", "value": '{"name": "add", "arguments": {'}]
     with pytest.raises(DataError, match="message 2: its call is no JSON object with a name"):
         prepared([{"conversations": talk}], "qwen2_5")
+
+
+def test_an_answer_that_calls_and_is_not_learnt_may_lose_what_it_says(prepared):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    talk = [
+        ASKED,
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+        ANSWER,
+    ]
+    _, report = prepared([chat(*talk)], "mistral_v3", train_on="last_assistant")
+    assert (
+        "in 1 row the chat template leaves out part of an answer that calls a tool, and is not learnt (" in report.warnings[0]
+    )
+    assert "'Let me see.'" in report.warnings[0]
+    assert prepared([chat(*talk)], "qwen2_5", train_on="last_assistant")[1].warnings == []
+
+
+# --- columns --------------------------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_nobody_reads_are_named(prepared):
+    rows = [chat(ASKED, ANSWER, id=7, empty=None), chat(ASKED, ANSWER, source="web", id=8, reasoning="Add two and two.")]
+    _, report = prepared(rows)
+    assert any("columns that nobody reads: id (7), source ('web'), reasoning" in line for line in summary(report))
+    assert [text.partition(": ")[2].partition(";")[0] for text in report.warnings] == [
+        "nobody reads the column 'reasoning' ('Add two and two.')"
+    ]
+    assert prepared(rows, allow_dropped=["reasoning"])[1].warnings == []
+    assert prepared(rows, keep=[{"name": "id"}])[1].sources[0].unread.keys() == {"source", "reasoning"}
+
+
+def test_the_columns_of_every_format_are_read(prepared):
+    alpaca = {"instruction": "Add", "input": "two", "output": "four", "system": "Be brief."}
+    texts = {"prompt": "Two plus two is", "completion": " four."}
+    for row in (
+        alpaca,
+        texts,
+        {"text": "Two."},
+        {"segments": [{"text": "Two.", "train": True}]},
+        {"input_ids": [3, 4], "labels": [3, 4]},
+    ):
+        assert prepared([row])[1].sources[0].unread == {}
+    pair = {"system": "Be brief.", "instruction": "Add", "input": "two", "chosen": "Four.", "rejected": "Five.", "score": 1}
+    assert prepared([pair], kind=PAIR)[1].sources[0].unread == {"score": "1"}
+
+
+def test_a_system_prompt_that_a_template_ignores_is_refused_unless_it_is_allowed(prepared, jsonl, template_tokenizer):
+    tokenizer = template_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for message in messages if message.role != 'system' %}" + str(tokenizer.chat_template).partition("%}")[2]
+    )
+    rows = jsonl([chat({"role": "system", "content": "Be kind."}, ASKED, ANSWER)])
+    with pytest.raises(DataError, match=r"message 1 \(system\): the chat template leaves it out"):
+        prepare(DataSection(train=[rows], cache=False), tokenizer, kind=SAMPLE, seed=0)
+    section = DataSection(train=[rows], cache=False, allow_dropped=["system"])
+    report = prepare(section, tokenizer, kind=SAMPLE, seed=0).report
+    assert report.warnings == []
+    assert any("in 1 row the chat template leaves out the system prompt (" in line for line in summary(report))

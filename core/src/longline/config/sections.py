@@ -220,8 +220,8 @@ class DataSection(Section):
     """What of a row may be missing in its text: the reasoning of an answer that is learnt, which is refused otherwise; tools, a
     system prompt or other keys of messages, which are warned about."""
     end_of_turn: str | list[str] = []
-    """The tokens that end an answer, where that can't be seen from the chat template; the first is put behind an answer that ends
-    without one."""
+    """The tokens that end an answer, where that can't be seen from the chat template; the first is put behind a last answer
+    that ends without one."""
     max_length: Annotated[int, Field(ge=2)] = 1024
     """The longest sample, in tokens; with packing, the length of a pack."""
     too_long: TooLong | None = None

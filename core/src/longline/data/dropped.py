@@ -44,6 +44,8 @@ class Dropped:
                 continue  # as nearly all are
             if keys := message.keys() - _READ:
                 self._look_for_keys(conversation, rendering, message, keys)
+            if message.get("tool_calls") and not learnt[number]:
+                self._look_for_calls(rendering, message, number)
             for thought in thoughts(message) if message["role"] == "assistant" else ():
                 self._look_for(thought, conversation, rendering, number, learnt[number], train_on)
         if conversation.tools and not self._writes_tools(conversation, rendering):
@@ -72,6 +74,15 @@ class Dropped:
             raise TemplateError(
                 f"message {number + 1}: the chat template leaves out its reasoning ({short(thought)}), so the answer alone would "
                 "be learnt; take a template that writes it, or allow it with `data.allow_dropped: [reasoning]`"
+            )
+
+    def _look_for_calls(self, rendering: Rendering, message: Message, number: int) -> None:
+        """What an answer that is not learnt calls, and says beside it; of one that is learnt the masks refuse to lose it."""
+        within = "".join(rendering.text[start:end] for start, end in rendering.regions.get(number, ()))
+        names = [str((call.get("function") or call).get("name")) for call in message["tool_calls"]]
+        for lost in [text for text in (*names, said_by(message)) if text not in within]:
+            self._notes.dropped(
+                "tools", "the chat template leaves out part of an answer that calls a tool, and is not learnt", short(lost)
             )
 
     def _look_for_keys(self, conversation: Conversation, rendering: Rendering, message: Message, keys: set[str]) -> None:

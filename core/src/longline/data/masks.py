@@ -15,7 +15,7 @@ from longline.data.dropped import END_OF_THOUGHT, Dropped, said_by
 from longline.data.ends import PROBE, Ends, SpecialTokens, stripped_end
 from longline.data.notes import Notes
 from longline.data.template import REASONING, ChatTemplate, Rendering, TemplateError
-from longline.data.values import Conversation, Piece, alike
+from longline.data.values import Conversation, Piece, alike, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -152,11 +152,13 @@ class ChatMasker:
         before = [max((other for other in range(n) if messages[other]["role"] == "assistant"), default=-1) for n in inside]
         return {number for number in before if number in rendering.regions}
 
-    @staticmethod
-    def _refuse_unwritten(rendering: Rendering, messages: Sequence[Message], number: int) -> None:
+    def _refuse_unwritten(self, rendering: Rendering, messages: Sequence[Message], number: int) -> None:
         """A message without a stretch of its own must stand elsewhere, but not in an answer, unless it is a tool result."""
         message, said = messages[number], said_by(messages[number])
         if number in rendering.regions or not said:
+            return
+        if said not in rendering.text and message["role"] == "system" and "system" in self.notes.allowed:
+            self.notes.dropped("system", "the chat template leaves out the system prompt", short(said))
             return
         if said not in rendering.text:
             raise TemplateError(f"message {number + 1} ({message['role']}): the chat template leaves it out")

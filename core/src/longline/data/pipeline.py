@@ -18,6 +18,7 @@ import numpy as np
 from longline.data import formats
 from longline.data.formats import Format, Opened, Reader
 from longline.data.mapped import MappedNames
+from longline.data.reading import Watched, unread
 from longline.data.ready import TokenChecks, as_tokens
 from longline.data.report import LISTED_BAD_ROWS, SourceReport, on_a_screen
 from longline.data.splitting import pieces
@@ -111,6 +112,8 @@ class SourceRun:
         reader = self._reader(head)
         self.checks = TokenChecks(self.tools.encoder, self.tools.notes)
         self._learn(head, reader)
+        if self.tools.kind.learns:  # else reward functions get every column
+            head = [(origin, row if isinstance(row, str) else Watched(row)) for origin, row in head]
         # The tokenizer works without the interpreter's lock and on all cores, so the next rows are rendered in the meantime;
         # there are two workers, so that it goes on while one makes labels of what it gave.
         # Threads and not processes: forking beside an importing torch is unsafe, and a spawned process costs more than it
@@ -128,6 +131,7 @@ class SourceRun:
         self.mapped.refuse(None if stops else self.format.name)
         self._refuse_long()
         self.report.ends = self._ends()
+        self.report.unread = unread(row for _, row in head)
         self.report.note = "; ".join(filter(None, [reader.note(*self.templated), *self.source.notes]))
         self.report.detail = self.tools.kind.detail(self.report)
         self.report.seconds = time.perf_counter() - started

@@ -92,6 +92,7 @@ class SourceReport:
     terminators: int = 0
     straddling: int = 0
     ends: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     notices: dict[str, Notice] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float = 0.0

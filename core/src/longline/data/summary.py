@@ -45,6 +45,8 @@ def _source(source: SourceReport, report: DataReport) -> list[str]:
     facts.append(f"{source.lost} lost" + (f" ({source.lost_share:.1%}) behind max_length" if source.lost else ""))
     lines = [f"{source.split} {source.name}: {how}{weight}", "  " + ", ".join(facts)]
     lines += [f"  {told(text, notice)}" for text, notice in source.notices.items() if not notice.warns]
+    if source.unread:
+        lines.append("  columns that nobody reads: " + ", ".join(f"{name} ({value})" for name, value in source.unread.items()))
     lines += [f"  bad: {row}" for row in source.bad_rows]
     if source.bad > len(source.bad_rows):
         lines.append(f"  bad: and {source.bad - len(source.bad_rows)} more")

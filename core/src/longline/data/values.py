@@ -37,7 +37,7 @@ def refuse_halves(text: str, what: str) -> None:
 
 def short(value: Any, most: int = 60) -> str:
     """A value for a message, cut where it is long."""
-    text = repr(value)
+    text = repr(value[: most + 1] if isinstance(value, str) else value)
     return text if len(text) <= most else f"{text[:most]} ..."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longline.data.report import on_a_screen
+from longline.data.template import REASONING
 from longline.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 LOST_SHARE = 0.05
 """More lost tokens of a source than this share are warned about."""
+TELLING: dict[str, str] = {
+    **dict.fromkeys((*REASONING, "thought", "thoughts", "cot", "rationale"), "reasoning"),
+    **dict.fromkeys(("system", "system_prompt"), "system"),
+    **dict.fromkeys(("tools", "functions"), "tools"),
+}
+"""Columns that should reach the text, with the word of `data.allow_dropped` for them; others are told without a warning."""
 _LOSSES = ("rows", "bad", "dropped", "untrained", "identical", "truncated")
 
 
@@ -26,6 +33,11 @@ def judge(section: DataSection, kind: Kind, report: DataReport) -> None:
             _refuse_empty(split, own, kind)
     for source in report.sources:
         _judge_source(source, kind, report)
+        report.warnings += [
+            f"{source.name}: nobody reads the column {name!r} ({value}); name it in `columns:` if its format has a word for it"
+            for name, value in source.unread.items()
+            if name in TELLING and TELLING[name] not in section.allow_dropped
+        ]
     report.warnings.extend(kind.warnings(report))
 
 
