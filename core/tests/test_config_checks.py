@@ -125,6 +125,27 @@ WRONG: list[tuple[list[str], list[str]]] = [
         ],
     ),
     (
+        ["adapter={type: lora, loftq_config: {loftq_bits: 4}}"],
+        [
+            (
+                "--set adapter: adapter.loftq_config: is not set here "
+                "(only init_lora_weights: loftq reads it, which changes the base)"
+            )
+        ],
+    ),
+    (
+        ["adapter={type: lora, qalora_group_size: 8}"],
+        ["--set adapter: adapter.qalora_group_size: only use_qalora: true reads it (remove it)"],
+    ),
+    (
+        ["adapter={type: lora}", "model.quantization={load_in_8bit: true, bnb_4bit_quant_type: nf4}"],
+        ["--set model.quantization: model.quantization.bnb_4bit_quant_type: only load_in_4bit reads it (remove it)"],
+    ),
+    (
+        ["adapter={type: lora}", "model.quantization={load_in_4bit: true, llm_int8_threshold: 5.0}"],
+        ["--set model.quantization: model.quantization.llm_int8_threshold: only load_in_8bit reads it (remove it)"],
+    ),
+    (
         ["trainer.gradient_checkpointing_kwargs={use_reentrant: false}"],
         [
             (
@@ -333,6 +354,10 @@ def test_a_contradiction_is_told(overrides: list[str], expected: list[str]) -> N
         ["model.tokenizer.chat_template=template.jinja"],
         ["model.tokenizer.chat_template='{{ x }}'"],
         ["trainer.optim=sgd", "trainer.optim_args=momentum=0.9,nesterov=true"],
+        [
+            "adapter={type: lora}",
+            "model.quantization={load_in_4bit: true, bnb_4bit_quant_type: nf4, llm_int8_skip_modules: [a]}",
+        ],
         ["trainer.lr_scheduler_type=cosine_with_min_lr", "trainer.lr_scheduler_kwargs={min_lr: 1.0e-6}"],
         ["trainer.lr_scheduler_type=constant", "trainer.optim=schedule_free_adamw", "trainer.warmup_steps=10"],
         ["trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing_kwargs={use_reentrant: false}"],

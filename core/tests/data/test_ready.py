@@ -48,6 +48,9 @@ def data_of(jsonl, template_tokenizer):
         ({"attention_mask": [0, 0, 0, 0]}, "the field 'attention_mask' hides every token"),
         ({"attention_mask": [1.0, 1.0, 1.0, 0.0]}, "the field 'attention_mask' must be a list of 0 and 1"),
         ({"attention_mask": [0, 1, 1, 1], "input_ids": [0, 6, 7, 999]}, "token id 4 is 999"),
+        ({"position_ids": [0, 1, 0, 1]}, "'position_ids' start again at token 3: give each sample a row"),
+        ({"position_ids": [0, 0, 0, 1], "attention_mask": [0, 1, 1, 1]}, "'position_ids' start again at token 3"),
+        ({"labels": None, "completion_mask": [0, 0, 1, 1]}, "'completion_mask' says what is learnt, and `labels` are read"),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(data_of, row, message):
@@ -88,6 +91,13 @@ def test_what_is_odd_is_told(data_of, template_tokenizer):
     tokenizer.pad_token = tokenizer.eos_token
     assert not data_of({"input_ids": [5, 6, eos]}, tokenizer=tokenizer).report.warnings
     assert "2 times the id" in data_of({"input_ids": [5, 6, eos, eos, eos]}, tokenizer=tokenizer).report.warnings[0]
+
+
+def test_positions_and_masks_that_say_nothing_else_are_taken(data_of):
+    padded = {"input_ids": [0, 5, 6, 7], "position_ids": [1, 0, 1, 2], "attention_mask": [0, 1, 1, 1]}
+    assert data_of(padded, {**GOOD, "completion_mask": [0, 1, 1, 1]}).report.sources[0].kept == 2
+    row = {"input_ids": [5, 6, 7], "completion_mask": [0, 0, 1]}
+    assert data_of(row, train_on="all").train[0]["labels"] == [-100, 6, 7]
 
 
 def test_another_negative_number_may_mask_all_rows(data_of):

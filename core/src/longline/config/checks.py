@@ -99,6 +99,13 @@ def attention_runs_on_cpu(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(text, "model", "attn_implementation", hint="leave it out")
 
 
+_QUANTIZED = (
+    ("bnb_4bit_", "load_in_4bit"),
+    *((f"llm_int8_{name}", "load_in_8bit") for name in ("threshold", "has_fp16_weight")),
+)
+"""How names of options begin that only 4 or only 8 bits have."""
+
+
 @_check("model.quantization", "adapter")
 def quantization_has_adapter(loaded: LoadedConfig) -> Iterator[Problem]:
     """Quantised weights cannot be trained themselves."""
@@ -113,6 +120,10 @@ def quantization_has_adapter(loaded: LoadedConfig) -> Iterator[Problem]:
             else "neither load_in_4bit nor load_in_8bit is true, so nothing is quantised"
         )
         yield loaded.problem(text, "model", "quantization", hint="set exactly one of them to true")
+    for name in quantization:
+        for start, needed in _QUANTIZED:
+            if len(bits) == 1 and name.startswith(start) and needed not in bits:
+                yield loaded.problem(f"only {needed} reads it", "model", "quantization", name, hint="remove it")
     if loaded.config.adapter is None:
         hint = "add `adapter: {type: lora}`, or remove model.quantization"
         yield loaded.problem("quantised weights cannot be trained without an adapter", "model", "quantization", hint=hint)
@@ -149,6 +160,9 @@ def adapter_type(loaded: LoadedConfig) -> Iterator[Problem]:
     for kind, field in (("dora", "use_dora"), ("rslora", "use_rslora")):
         if adapter is not None and adapter.type == kind and (adapter.model_extra or {}).get(field) is False:
             yield loaded.problem(f"contradicts adapter.type: {kind}", "adapter", field, hint="remove it, or use type: lora")
+    given = (adapter.model_extra or {}) if adapter else {}
+    if given.get("qalora_group_size") and not given.get("use_qalora"):
+        yield loaded.problem("only use_qalora: true reads it", "adapter", "qalora_group_size", hint="remove it")
 
 
 MADE_ELSEWHERE = {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REFUSED_ADAPTER_FIELDS: dict[str, str] = {
     "peft_type": "use `adapter.type`",
+    "loftq_config": "only init_lora_weights: loftq reads it, which changes the base",
     **dict.fromkeys(
         ("task_type", "inference_mode", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
         "Longline sets it",

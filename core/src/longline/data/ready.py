@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,14 @@ def visible(mask: Any, key: str, count: int) -> slice:
             f"the field {key!r} hides token {mask.index(0, first) + 1} between others; only padding at an end can go"
         )
     return slice(first, last)
+
+
+def refuse_packed(positions: Any, seen: slice) -> None:
+    """Raise RowError for position ids that start again: samples that share a row would be learnt as one."""
+    places = positions[seen] if isinstance(positions, list) else []
+    for number, (one, other) in enumerate(itertools.pairwise(places), start=seen.start + 2):
+        if other != one + 1:
+            raise RowError(f"'position_ids' start again at token {number}: give each sample a row; `data.packing` packs them")
 
 
 def as_tokens(row: TokenRow, limit: int | None, *, first: bool) -> Tokens:
