@@ -147,6 +147,44 @@ def test_a_run_that_is_done_makes_no_further_step(run_longline, config_of, steps
     assert again.manifest["summary"]["metrics"]["loss"] == summary["metrics"]["loss"]
 
 
+# --- between two steps --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_logged_yet_is_logged_as_if_nothing_had_been(run_longline, config_of):
+    given = {"max_steps": 10, "logging_steps": 4, "logging_first_step": False}
+    whole = run_longline(config_of("whole", trainer=given))
+    config = config_of("parts", trainer=given)
+    run_longline(config, plugins=[At(6)])
+    resumed = run_longline(config, resume="last")
+    names = ("loss", "num_tokens", "grad_norm")
+    assert [event["step"] for event in told(whole, *names)] == [4, 8]
+    assert told(resumed, *names) == told(whole, *names)
+    losses = [event["loss"] for event in run_longline(config_of("each", trainer={"max_steps": 10})).log if "loss" in event]
+    assert resumed.log[-1]["train_loss"] == pytest.approx(sum(losses[6:]) / 4)
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_answers_that_were_drawn_are_learnt_from(run_longline, config_of, tmp_path, monkeypatch, method):
+    """Answers to four batches are drawn at once and learnt from twice; the run is stopped when three of eight are used."""
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"fish {n}", "nr": n}) + "\n" for n in range(16)))
+    (tmp_path / "rewards_of_answers.py").write_text("def size(completions, **columns): return list(map(len, completions))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer = {"max_steps": 10, "num_generations": 2, "max_completion_length": 6, "steps_per_generation": 4}
+    given = {
+        "method": method,
+        "data": {"train": [{"path": str(tmp_path / "prompts.jsonl")}], "eval": []},
+        "trainer": {**trainer, "num_iterations": 2, "logging_steps": 2, "temperature": 1.5},
+        "rewards": "rewards_of_answers:size",
+    }
+    whole = run_longline(config_of("whole", **given))
+    config = config_of("parts", **given)
+    run_longline(config, plugins=[At(3)])
+    resumed = run_longline(config, resume="last")
+    names = ("loss", "reward", "num_tokens")
+    assert told(resumed, *names) == told(whole, *names)
+    assert same(resumed, whole)
+
+
 # --- callbacks ----------------------------------------------------------------------------------------------------------------
 
 

@@ -125,6 +125,38 @@ def exports_state(callback: Any) -> bool:
     return isinstance(callback, ExportableState)
 
 
+def between_logs(trainer: Any) -> dict[str, Any]:
+    """What a trainer has summed up since it last logged: the loss, from which step on, and for trl's the metrics of training."""
+    metrics = _noted(trainer).get("train", {})
+    kept = {"loss": trainer._tr_loss.detach().cpu(), "logged": trainer._globalstep_last_logged}
+    return {**kept, "metrics": {name: [float(value) for value in values] for name, values in metrics.items()}}
+
+
+def log_from(trainer: Any, kept: Mapping[str, Any]) -> None:
+    """Go on with what `between_logs` told, once training has begun; the mean of the run stays that of the steps since then."""
+    trainer._tr_loss += kept["loss"].to(trainer._tr_loss)
+    trainer._total_loss_scalar -= float(kept["loss"])
+    trainer._globalstep_last_logged = kept["logged"]
+    for name, values in kept["metrics"].items():
+        _noted(trainer)["train"][name] = [*values]
+
+
+def _noted(trainer: Any) -> Any:
+    """The metrics of trl's trainers by mode, as lists."""
+    return getattr(trainer, "_stored_metrics", getattr(trainer, "_metrics", {}))
+
+
+def answers_left(trainer: Any) -> dict[str, Any]:
+    """The answers that trl's online trainers have drawn and are not done with, and how many batches they have learnt from."""
+    every = trainer.args.steps_per_generation * trainer.num_iterations
+    return {"batches": trainer._step, "answers": trainer._buffered_inputs if trainer._step % every else None}
+
+
+def answer_from(trainer: Any, kept: Mapping[str, Any]) -> None:
+    """Go on with what `answers_left` told."""
+    trainer._step, trainer._buffered_inputs = kept["batches"], kept["answers"]
+
+
 def load_best(trainer: Any) -> None:
     """Load the best checkpoint at the end, if the arguments ask for it, where the trainer's own end is not reached."""
     if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
@@ -462,6 +494,18 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         reads(f"{_TRAINER}._save_rng_state", says=('"rng_state.pth"', 'f"rng_state_{self.args.process_index}.pth"')),
     ),
     _transformers(
+        "Trainer._tr_loss",
+        "it is the sum of the losses since _globalstep_last_logged; both are set before on_train_begin, with _total_loss_scalar",
+        reads(
+            f"{_TRAINER}._maybe_log_save_evaluate",
+            says=("tr_loss -= tr_loss", "tr_loss_scalar / (self.state.global_step - self._globalstep_last_logged)"),
+        ),
+        reads(
+            f"{_TRAINER}._inner_training_loop",
+            says=("self._total_loss_scalar = 0.0 self._globalstep_last_logged = self.state.global_step model.zero_grad()",),
+        ),
+    ),
+    _transformers(
         "Trainer._load_rng_state",
         "training calls it once after a resume: at the begin of an epoch, or within one just before the next step's batches",
         reads(f"{_TRAINER}._load_rng_state", takes=("checkpoint",)),
@@ -675,6 +719,20 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
             reads(
                 f"trl:{name}._prepare_inputs",
                 says=("= self._generate_and_score_completions(", "shuffle_sequence_dict(", "split_tensor_dict("),
+            ),
+        )
+        for name in _ONLINE
+    ),
+    *(
+        _trl(
+            f"{name}._buffered_inputs",
+            "the answers of a generation, one batch after the other by _step, and drawn anew as _step divides or where it is None",
+            reads(
+                f"trl:{name}._prepare_inputs",
+                says=(
+                    "if self._step % generate_every == 0 or self._buffered_inputs is None:",
+                    "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]",
+                ),
             ),
         )
         for name in _ONLINE

@@ -117,6 +117,16 @@ class AnsweringTrainer(TrlTrainer):
         self._kept = {row["row_ids"]: {name: row[name] for name in self._cells} for row in inputs} if self._cells else {}
         return output
 
+    def between_steps(self) -> dict[str, Any]:
+        """Keep the answers that are not used up, too."""
+        return {**super().between_steps(), **upstream.answers_left(self), "cells": getattr(self, "_kept", {})}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Learn on from them."""
+        super().take_up(kept)
+        upstream.answer_from(self, kept)
+        self._kept = kept["cells"]
+
     def kept_cells(self) -> list[dict[str, Cell]]:
         """What the rows had that the answers at hand were drawn for."""
         return [self._kept[row] for row in self._answered] if self._kept else []

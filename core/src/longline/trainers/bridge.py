@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from longline.events import Completions
 from longline.parallel.ranks import most
 from longline.plugins.metrics import Metrics
-from longline.trainers.going_on import NothingLeftError, find_best, nothing_left, owes_evaluation
+from longline.trainers.going_on import NothingLeftError, find_best, nothing_left, owes_evaluation, take_up
 from longline.trainers.isolation import require_isolation
 from longline.trainers.plugin_states import restore
 from longline.trainers.trainer import EvaluationStoppedError, LonglineTrainer
@@ -53,6 +53,8 @@ class HookBridge(TrainerCallback):
         if self.trainer.begins_anew_at is not None:
             text = f"optimizer and schedule start anew at step {state.global_step}, for what is left of {state.max_steps} steps"
             self.run.alert("weights only", text)
+        elif self.run.resumed_from:
+            take_up(self.trainer, self.run.resumed_from)
         self.trainer.owes_evaluation = owes_evaluation(args, state)
         # How often is the config's word, and not the checkpoint's.
         state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]

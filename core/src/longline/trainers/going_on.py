@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate.utils import send_to_device
 from transformers import EarlyStoppingCallback
 
 from longline import upstream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import TrainerState, TrainingArguments
 
     from longline.checkpoint import Checkpoint
@@ -41,6 +45,19 @@ def restore_callbacks(trainer: LonglineTrainer, checkpoint: Checkpoint) -> None:
         over &= early["attributes"]["early_stopping_patience_counter"] < early["args"]["early_stopping_patience"]
     # Of those without a record one cannot tell: they kept the stop that a signal asked for.
     trainer.was_ended = bool(checkpoint.record) and over
+
+
+def between_steps(rank: int) -> str:
+    """The file of a checkpoint with what one rank has between two steps."""
+    return f"trainer.rank{rank}.pt"
+
+
+def take_up(trainer: LonglineTrainer, checkpoint: Path) -> None:
+    """Give the trainer what its rank had between two steps; a checkpoint of other ranks has nothing for it."""
+    path = checkpoint / between_steps(trainer.run.rank)
+    if path.is_file():
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        trainer.take_up(send_to_device(kept, trainer.args.device))
 
 
 def nothing_left(trainer: LonglineTrainer) -> str | None:

@@ -23,7 +23,7 @@ from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
 from longline.trainers import plugin_states
 from longline.trainers.evaluating import EvaluatingTrainer
-from longline.trainers.going_on import NothingLeftError, nothing_left
+from longline.trainers.going_on import NothingLeftError, between_steps, nothing_left
 from longline.trainers.sampling import LengthGroupedSampler
 
 if TYPE_CHECKING:
@@ -214,6 +214,15 @@ class LonglineTrainer(EvaluatingTrainer):
         self._tokens.fill_(before if self.is_world_process_zero() else 0)
         return before
 
+    def between_steps(self) -> dict[str, Any]:
+        """What this rank has of the steps that are done and neither told nor used up: plain values and tensors."""
+        return {**upstream.between_logs(self), "tokens": self._tokens}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Go on with what `between_steps` told."""
+        upstream.log_from(self, kept)
+        self._tokens.copy_(kept["tokens"])
+
     # --- what was trained on ----------------------------------------------------------------------------------------------------
 
     @property
@@ -338,6 +347,7 @@ class LonglineTrainer(EvaluatingTrainer):
             self._record_best(staging, run_dir)
             if self.args.should_save:
                 checkpoint.write_record(staging / name, self.record())
+            torch.save(self.between_steps(), staging / name / between_steps(self.run.rank))
             plugin_states.write(staging / name, self.run.plugins, self.run.rank, self.run.world_size)
             self.accelerator.wait_for_everyone()
         except Exception as error:
