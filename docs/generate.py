@@ -588,7 +588,8 @@ def _exit_statuses() -> str:
     return table(("status", "meaning"), [(f"`{getattr(errors, name)}`", text) for name, text in meanings.items()])
 
 
-KIT = tuple(f"longline.testing.{name}" for name in ("tiny", "running", "process", "faults", "recorder", "behaviour"))
+_KIT = ("tiny", "running", "process", "resume", "faults", "servers", "secrets", "recorder", "behaviour")
+KIT = tuple(f"longline.testing.{name}" for name in _KIT)
 """The modules of the test kit, in the order of the page."""
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import signal
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from textwrap import dedent
 
 import pytest
 
 from longline.errors import PluginError
-from longline.testing import MemoryTracker, fail_at
+from longline.testing import BROKEN, GARBAGE, SILENCE, TOO_MANY, Answer, MemoryTracker, assert_no_secret, fail_at
 
 TIDE = """
     import torch
@@ -110,6 +117,106 @@ def test_two_ranks_and_a_fault_on_one_of_them(run_process, module):
     assert (ended.manifest["status"], ended.manifest["world_size"]) == ("failed", 2)
     assert [event["step"] for event in ended.log] == [1]
     assert ended.text.count("info (step 1): tide") == 1
+
+
+# --- resumed equals uninterrupted -----------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_that_keeps_its_state_goes_on_as_if_nothing_happened(assert_resume_equal, module):
+    assert_resume_equal(module("tide_watch", TIDE).TidePlugin, {"every": 1}, at=2)
+
+
+def test_a_plugin_that_forgets_is_found_by_its_state_and_its_metrics(assert_resume_equal, module):
+    forgets = TIDE.replace('self.mean = float(state["mean"])', "pass")
+    with pytest.raises(AssertionError, match=r"state tide.rank0: \{'mean': tensor\(\d"):
+        assert_resume_equal(module("tide_watch", forgets).TidePlugin, at=3)
+    adds = forgets.replace("def on_log(", "def pre_log(").replace("run.alert(", "logs['tide'] = self.mean; str(")
+    adds = adds.replace('"tide", f"{self.mean:.3f}", "info"', "")
+    with pytest.raises(AssertionError, match=r"log, step 3: tide \d\.\d+, not \d"):
+        assert_resume_equal(module("tide_watch", adds).TidePlugin)
+
+
+DRIFT = """
+    from longline import Plugin, hookimpl
+
+    class DriftPlugin(Plugin):
+        count = 0
+
+        @hookimpl
+        def pre_optimizer_step(self, run, trainer):
+            self.count += 1 + run.rank
+            next(trainer.model.parameters()).grad.mul_(self.count)
+
+        def state(self):
+            return {"count": self.count}
+
+        def restore(self, state):
+            self.count = state["count"]
+"""
+
+
+def test_what_only_two_ranks_show(assert_resume_equal, module):
+    """The main rank's count is kept, which is all there is in one process."""
+    drift = module("drift_watch", DRIFT).DriftPlugin
+    assert_resume_equal(drift)
+    with pytest.raises(AssertionError, match="weights: "):
+        assert_resume_equal(drift, ranks=2)
+
+
+# --- servers and secrets --------------------------------------------------------------------------------------------------------
+
+SECRET = 's3cr3t/"of a test"'
+
+
+def ask(url: str, content=None, timeout: float = 5):
+    data = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", "Authorization": f"Bearer {SECRET}"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=timeout) as answer:
+        return json.load(answer)
+
+
+def test_a_webhook_answers_as_it_is_told(webhook):
+    webhook.then(TOO_MANY, BROKEN, GARBAGE, SILENCE, Answer(content={"late": 1}, delay=0.3))
+    for status in (429, 500):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(webhook.url, {"text": "caught"})
+        assert caught.value.code == status
+    with pytest.raises(ValueError, match=r"decode|JSON"):
+        ask(webhook.url)
+    with pytest.raises(OSError, match="timed out"):
+        ask(webhook.url, timeout=0.3)
+    begin = time.monotonic()
+    assert ask(webhook.url) == {"late": 1}
+    assert time.monotonic() - begin >= 0.3
+    assert ask(f"{webhook.url}/hook?a=1") == {}
+    first, last = webhook.requests[0], webhook.requests[-1]
+    assert (first.method, first.json, last.method, last.path) == ("POST", {"text": "caught"}, "GET", "/hook?a=1")
+
+
+def test_a_server_that_speaks_as_openai(openai_server):
+    openai_server.say = lambda request: request["messages"][-1]["content"].upper()
+    content = {"model": "m", "messages": [{"role": "user", "content": "bait"}], "n": 2}
+    answer = ask(f"{openai_server.url}/v1/chat/completions", content)
+    assert [choice["message"]["content"] for choice in answer["choices"]] == ["BAIT", "BAIT"]
+    assert ask(f"{openai_server.url}/v1/models")["data"][0]["id"] == "tiny"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask(f"{openai_server.url}/v2")
+
+
+def test_a_secret_is_found_wherever_it_is(webhook, tmp_path):
+    ask(webhook.url, {"text": "nothing"})
+    (tmp_path / "log.txt").write_text("nothing")
+    assert_no_secret(SECRET, webhook, tmp_path, "nothing")
+    ask(webhook.url, {"text": f"it is {SECRET}"})
+    (tmp_path / "log.txt").write_text(json.dumps({"key": SECRET}))
+    (tmp_path / "trace.gz").write_bytes(gzip.compress(base64.b64encode(SECRET.encode())))
+    with pytest.raises(AssertionError) as caught:
+        assert_no_secret(SECRET, webhook, tmp_path, urllib.parse.quote(SECRET, safe=""))
+    told = str(caught.value)
+    assert told == f"a secret is in request 2 (POST), {tmp_path / 'log.txt'}, {tmp_path / 'trace.gz'}, a text"
+    with pytest.raises(ValueError, match="at least 8 characters"):
+        assert_no_secret("short", tmp_path)
 
 
 # --- trackers -------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ Fixtures:
 - `run_config`: writes a config that trains that model on those rows in seconds;
 - `run_longline`: runs such a config in this process, with your plugin, and returns what happened;
 - `run_process`: the same in a process of its own, or with `ranks=2` in two;
-- `run_command`: any command of Longline, with your plugin's class by name as if it was installed.
+- `run_command`: any command of Longline, with your plugin's class by name as if it was installed;
+- `assert_resume_equal`: fails unless a run with your plugin, interrupted and resumed, is the run without an interruption;
+- `webhook` and `openai_server`: servers on this machine that answer as a test scripts it.
 
 A test of a plugin, complete:
 
@@ -17,7 +19,8 @@ A test of a plugin, complete:
         assert outcome.hooks("on_alert") == ["on_alert(alert=warning: the loss is high)"]
 
 `fail_at(hook, n, how)` is a plugin that raises, exits, hangs or gets a signal at the n-th call of a hook. `MemoryTracker` keeps all
-events of a run, `HookRecorder` is a plugin that writes down every hook; `assert_trace` compares what it wrote with a file.
+events of a run, `assert_no_secret` looks for a planted secret in files, logs and requests,
+`HookRecorder` is a plugin that writes down every hook; `assert_trace` compares what it wrote with a file.
 `assert_constructor_is_idle` tries that a plugin is made without any work.
 """
 
@@ -27,7 +30,21 @@ from longline.testing.behaviour import assert_constructor_is_idle
 from longline.testing.faults import fail_at
 from longline.testing.process import Ended, run_command, run_process
 from longline.testing.recorder import UPDATE_TRACES, HookRecorder, MemoryTracker, assert_trace, summarise
+from longline.testing.resume import assert_resume_equal
 from longline.testing.running import Outcome, merged, run_config, run_longline
+from longline.testing.secrets import assert_no_secret
+from longline.testing.servers import (
+    BROKEN,
+    GARBAGE,
+    SILENCE,
+    TOO_MANY,
+    Answer,
+    OpenAIServer,
+    Request,
+    Server,
+    openai_server,
+    webhook,
+)
 from longline.testing.tiny import (
     CHATML,
     chat,
@@ -40,18 +57,29 @@ from longline.testing.tiny import (
 )
 
 __all__ = [
+    "BROKEN",
     "CHATML",
+    "GARBAGE",
+    "SILENCE",
+    "TOO_MANY",
     "UPDATE_TRACES",
+    "Answer",
     "Ended",
     "HookRecorder",
     "MemoryTracker",
+    "OpenAIServer",
     "Outcome",
+    "Request",
+    "Server",
     "assert_constructor_is_idle",
+    "assert_no_secret",
+    "assert_resume_equal",
     "assert_trace",
     "chat",
     "chat_rows",
     "fail_at",
     "merged",
+    "openai_server",
     "preference_rows",
     "preferences",
     "run_command",
@@ -61,5 +89,6 @@ __all__ = [
     "summarise",
     "tiny_model_dir",
     "tiny_tokenizer",
+    "webhook",
     "write_tiny_model",
 ]
