@@ -43,7 +43,7 @@ data:
   train: [FOLDER/rows.jsonl, {path: a/rows, columns: {messages: talk}, roles: {bot: assistant}, weight: 0.5}]
   eval_fraction: 0.1
   cache_dir: FOLDER/cache
-trainer: {learning_rate: 1e-5, lr_scheduler_kwargs: {a: "no"}, max_steps: 3, eval_strategy: no}
+trainer: {learning_rate: 1e-5, max_steps: 3, eval_strategy: no}
 plugins: {one: , two: {key: "${TWO_KEY}", x: [1, "2"], on_error: raise}}
 output_dir: FOLDER/runs
 """
@@ -107,12 +107,46 @@ def test_local_paths_become_absolute() -> None:
     assert (data["data"]["cache_dir"], data["output_dir"], data["model"]["path"]) == (f"{here}/cache", f"{here}/runs/x", "a/b")
 
 
+class Places(BaseModel):
+    """A plugin whose options are paths, at any depth."""
+
+    log_dir: Path | None = None
+    files: dict[str, list[Path]] = {}
+    name: str = ""
+
+
+def test_what_a_plugin_calls_a_path_becomes_absolute_and_a_text_if_it_names_a_file(tmp_path, monkeypatch) -> None:
+    (tmp_path / "team" / "demo").mkdir(parents=True)
+    (tmp_path / "word").write_text("")
+    (tmp_path / "words.txt").write_text("")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    options = Places.model_validate({"log_dir": "logs", "files": {"a": ["b", "~/c", "/d"]}, "name": "words.txt"})
+    loaded = load(
+        "model: {path: a/b}\ndata: {train: a/b}\noutput_dir: /o\nplugins: {places: {}, raw: {b: ./teacher, c: word, d: team/demo}}"
+        "\ntrainer: {deepspeed: words.txt}\n"
+    )
+    data = yaml.safe_load(dump_resolved(loaded, {"places": options}))
+    assert data["plugins"] == {
+        "places": {
+            "log_dir": f"{tmp_path}/logs",
+            "files": {"a": [f"{tmp_path}/b", str(Path("~/c").expanduser()), "/d"]},
+            "name": f"{tmp_path}/words.txt",
+        },
+        "raw": {"b": f"{tmp_path}/teacher", "c": "word", "d": "team/demo"},
+    }
+    assert data["trainer"] == {"deepspeed": f"{tmp_path}/words.txt"}
+
+
 def test_defaults_are_written_out_and_empty_ones_are_not() -> None:
     data = yaml.safe_load(dump_resolved(load("model: {path: a/b}\ndata: {train: a/b}\noutput_dir: /o\n")))
     assert data["data"] == {
-        "train": [{"path": "a/b", "format": "auto", "split": "train", "weight": 1.0}],
+        "train": [{"path": "a/b", "format": "auto", "split": "train", "document": "line", "weight": 1.0}],
         "max_length": 1024,
-        "too_long": "truncate",
+        "overlap": 0,
+        "join": False,
+        "tool_arguments": "strict",
         "packing": False,
         "on_bad_row": "stop",
         "shuffle": True,

@@ -482,11 +482,11 @@ def test_evaluation_uses_the_same_rows_of_another_split(method, run_longline, tm
         (["scores:scaled"], TrainingError, ["scaled failed: TypeError"]),
         (["scores:lenght"], ConfigError, ["rewards.0: scores has no 'lenght'", "length"]),
         (["scores:number"], ConfigError, ["rewards.0: scores:number is a int, not a function"]),
-        (["nowhere:f"], ConfigError, ["rewards.0: cannot import 'nowhere'", "it is looked for in"]),
+        (["nowhere:f"], ConfigError, ["rewards.0.function: there is no module nowhere", "it is looked for in"]),
         (
             ["reasoning_gum"],
             ConfigError,
-            ["rewards.0: there is no reward function 'reasoning_gum'", "reasoning_gym"],
+            ["rewards.0.function: there is no reward function 'reasoning_gum'", "reasoning_gym"],
         ),
         ([{"function": "scores:length", "name": "prompt"}], ConfigError, ["'prompt' is another column"]),
         ([{"function": "scores:length", "name": "reward"}], ConfigError, ["'reward' is another column"]),

@@ -54,7 +54,8 @@ def locate(section: ModelSection) -> ModelSource:
     Raises:
         ModelError: the path looks local and is not there.
     """
-    path = Path(section.path).expanduser()
+    # A saved adapter names its base by this, and is loaded in other working directories.
+    path = Path(section.path).expanduser().absolute()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model.path: no such file: {section.path}", hint="give a .gguf file, a folder or a hub id")

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from longline import artifacts
+from longline.config.paths import absolute, looks_local
 from longline.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -116,11 +117,10 @@ def _save_plainly(trainer: Any, folder: Path) -> None:
 def _card(state: State) -> artifacts.Write:
     config = state.loaded.config
     adapter = config.adapter.type if config.adapter else None
+    base = absolute(config.model.path) if looks_local(config.model.path) else config.model.path
     # How fast it went, and whatever else plugins measure, is not what the model is like.
     metrics = {name: value for name, value in state.summary.metrics.items() if name not in state.added_metrics}
-    return artifacts.card_writer(
-        artifacts.model_card(state.plan, config.model.path, adapter, metrics, state.resolved, state.told)
-    )
+    return artifacts.card_writer(artifacts.model_card(state.plan, base, adapter, metrics, state.resolved, state.told))
 
 
 def _load_again(state: State, trainer: Any, model: Any, seen: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ from longline.config.attention import ATTENTION, lookup
 from longline.config.check import Check, adder, touched
 from longline.config.explain import nearest
 from longline.config.method import find
-from longline.config.paths import is_template, looks_local
+from longline.config.paths import holds_module, is_template, looks_local
 from longline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from longline.config.loader import LoadedConfig
+    from longline.config.sections import RewardSection
     from longline.errors import Problem
 
 
@@ -196,6 +198,35 @@ def missing_files(loaded: LoadedConfig, skip: frozenset[str] = frozenset()) -> l
         for index, source in enumerate(getattr(loaded.config.data, part))
         if (fault := missing_data(source.path))
     ]
+
+
+def missing_rewards(loaded: LoadedConfig, skip: frozenset[str] = frozenset()) -> list[Problem]:
+    """The reward functions that are not there, as far as that can be told without importing them.
+
+    Apart from `check_config` too: a plugin may answer with others, and a tuned model is used without any.
+    """
+    faults = [] if touched(("rewards",), skip) else [_missing_reward(one, loaded.path.parent) for one in loaded.config.rewards]
+    return [
+        loaded.problem(fault.message, "rewards", index, "function", hint=fault.hint)
+        for index, fault in enumerate(faults)
+        if fault is not None
+    ]
+
+
+def _missing_reward(section: RewardSection, folder: Path) -> ConfigError | None:
+    module, colon, _ = section.function.partition(":")
+    if not colon:
+        try:
+            doors.find(doors.REWARDS, section.function, "reward function")
+        except ConfigError as error:
+            return error
+        return None
+    folder = (section.folder or folder).expanduser()
+    if holds_module(folder, module) or find_spec(module.partition(".")[0]):
+        return None
+    return ConfigError(
+        f"there is no module {module}", hint=f"it is looked for in {folder.absolute()} and among what is installed"
+    )
 
 
 def missing_data(text: str) -> tuple[str, str | None] | None:

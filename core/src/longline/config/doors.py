@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from importlib_metadata import EntryPoint
 
+REWARDS = "longline.rewards"
+"""The group of installed reward functions."""
 CORE = "longline"
 """The distribution whose names nobody else can take."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from longline import __version__
 from longline.config.document import IMPLICIT_RESOLVERS, Keys, dotted
-from longline.config.paths import is_template, looks_local
+from longline.config.paths import absolute, holds_module, is_template, looks_local, names_something_here
 from longline.config.secrets import MASK, Secrets, is_plain, looks_secret, mask_userinfo
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from longline.config.loader import LoadedConfig
 
 _LOCAL = re.compile(r"^(?:data\.(?:train|eval)\.\d+\.path|model\.path|model\.tokenizer\.(?:path|chat_template))$")
-_ALWAYS_LOCAL = frozenset({"data.cache_dir", "output_dir"})
+_UNTOLD = ("plugins", "rewards", "trainer")
+"""Sections with options of which nobody says which are paths."""
 _OLDER = yaml.SafeDumper.yaml_implicit_resolvers
 
 
@@ -56,13 +58,35 @@ def resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | Non
     data["plugins"] = {}
     for entry in loaded.config.plugins:
         options = plugin_options.get(entry.name)
-        written = dict(entry.options) if options is None else options.model_dump(mode="json", by_alias=True)
+        written = dict(entry.options) if options is None else _options(options)
         data["plugins"][entry.name] = {**written, **entry.own}
     if not data["plugins"]:
         del data["plugins"]
+    for reward in data.get("rewards", ()):
+        module, colon, _ = reward["function"].partition(":")
+        # `python -m longline` looks into the working directory as well.
+        places = [loaded.path.parent, *(Path() for place in sys.path if absolute(place) == absolute(""))]
+        home = next((place for place in places if colon and holds_module(place, module)), None)
+        if home is not None:
+            reward.setdefault("folder", absolute(str(home)))
     known = frozenset(plugin_options)
     cleaned = _Cleaner(loaded, Secrets.of(loaded.config, plugin_options), known).clean(data, ())
     return dict(cleaned)
+
+
+def _options(options: BaseModel) -> dict[str, Any]:
+    """A plugin's options; what its model calls a path becomes absolute."""
+    return dict(_rooted(options.model_dump(mode="json", by_alias=True), options.model_dump(by_alias=True)))
+
+
+def _rooted(dumped: Any, value: Any) -> Any:
+    if isinstance(value, Path):
+        return absolute(str(value))
+    if isinstance(value, dict):
+        return {name: _rooted(item, value.get(name)) for name, item in dumped.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rooted(item, own) for item, own in zip(dumped, value, strict=True)]
+    return dumped
 
 
 def _section(section: BaseModel) -> dict[str, Any]:
@@ -70,7 +94,7 @@ def _section(section: BaseModel) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
-        dumped = section.model_dump(mode="json", include={name})[name]
+        dumped = _rooted(section.model_dump(mode="json", include={name})[name], value)
         if hasattr(type(value), "model_fields"):
             dumped = _section(value)
         elif isinstance(value, list) and value and hasattr(type(value[0]), "model_fields"):
@@ -105,9 +129,10 @@ class _Cleaner:
                 return f"${{{reference}}}"
             template = self._harmless_template(keys)
             return template or (mask_userinfo(self.secrets.mask(text)) if "://" in text else MASK)
-        if path in _ALWAYS_LOCAL or (_LOCAL.match(path) and not is_template(text) and looks_local(text)):
+        named = _LOCAL.match(path) and not is_template(text) and looks_local(text)
+        if named or (keys[0] in _UNTOLD and names_something_here(text)):
             # In a config paths are relative to the working directory; the saved one repeats the run from anywhere.
-            text = str(Path(text).expanduser().absolute())
+            text = absolute(text)
         return text.replace("${", "$${")
 
     def _holds_secret(self, text: str, keys: Keys) -> bool:

@@ -108,7 +108,7 @@ def read_config(
     loaded = LoadedConfig(freeze(config), path, env_refs, root, awaits_files=data_files and bool(config.plugins))
     problems += checks.check_config(loaded, skip=frozenset(bad))
     if data_files and not loaded.awaits_files:
-        problems += checks.missing_files(loaded, skip=frozenset(bad))
+        problems += checks.missing_files(loaded, frozenset(bad)) + checks.missing_rewards(loaded, frozenset(bad))
     return loaded, in_order(problems)
 
 

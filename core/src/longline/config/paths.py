@@ -21,6 +21,28 @@ def looks_local(text: str) -> bool:
     return not _HUB_ID.fullmatch(text) or bool(_FILE_ENDING.search(text)) or Path(text).expanduser().exists()
 
 
+def absolute(text: str) -> str:
+    """A path from the root, so that it means the same in any working directory."""
+    return str(Path(text).expanduser().absolute())
+
+
+def names_something_here(text: str) -> bool:
+    """Whether a text, of which nobody said what it is, can only be a relative path: one of a file or of a model's folder."""
+    path = Path(text)
+    if path.is_absolute() or not (path.suffix or "/" in text):
+        return False
+    try:
+        return path.expanduser().is_file() or (path.expanduser() / "config.json").is_file()
+    except (OSError, RuntimeError):  # too long for a name, or of no user's home
+        return False
+
+
+def holds_module(folder: Path, module: str) -> bool:
+    """Whether a Python module, or package, lies in a folder; it is not imported."""
+    path = folder.joinpath(*module.split("."))
+    return path.with_name(f"{path.name}.py").is_file() or path.is_dir()
+
+
 def is_template(text: str) -> bool:
     """Whether a text is a Jinja template itself, and not the path of one."""
     return "{%" in text or "{{" in text

@@ -254,6 +254,8 @@ class RewardSection(Section):
 
     function: Annotated[str, Field(min_length=1)]
     """The name of an installed reward function, such as `reasoning_gym`, or `package.module:function`."""
+    folder: Path | None = None
+    """Where the module is looked for before what is installed; left out: beside the config."""
     name: Annotated[str, Field(min_length=1)] | None = None
     """What logs and tables call it; left out: the function's own name."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0

@@ -18,9 +18,6 @@ from longline.events import RewardFunction
 if TYPE_CHECKING:
     from longline.config.sections import RewardSection
 
-GROUP = "longline.rewards"
-"""The entry-point group of installed reward functions."""
-
 Scores = Sequence[float | None]
 RESERVED = frozenset(
     {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
@@ -41,12 +38,14 @@ def refuse_names(rewards: Sequence[RewardFunction]) -> None:
 
 
 def load_rewards(sections: Sequence[RewardSection], folder: Path) -> list[RewardFunction]:
-    """Import what `rewards:` names; modules are also looked for in `folder`, the config's own.
+    """Import what `rewards:` names; modules are also looked for in the section's folder, or else in `folder`, the config's own.
 
     Raises:
         ConfigError: a function is not there, cannot be imported, or is none.
     """
-    return [_load(section, f"rewards.{index}", folder) for index, section in enumerate(sections)]
+    return [
+        _load(section, f"rewards.{index}", (section.folder or folder).expanduser()) for index, section in enumerate(sections)
+    ]
 
 
 def _load(section: RewardSection, where: str, folder: Path) -> RewardFunction:
@@ -75,7 +74,7 @@ def _with_options(function: Callable[..., Scores], options: Mapping[str, Any], w
 
 def _installed(name: str, where: str) -> Any:
     try:
-        return doors.load(doors.find(GROUP, name, "reward function"), "reward function", object)
+        return doors.load(doors.find(doors.REWARDS, name, "reward function"), "reward function", object)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}; or name one as package.module:function", hint=error.hint) from error
 

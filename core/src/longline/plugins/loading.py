@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import importlib_metadata
 from pydantic import BaseModel, ValidationError
 
-from longline.config.checks import missing_files
+from longline.config.checks import missing_files, missing_rewards
 from longline.config.explain import is_secret, unknown_hint
 from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
@@ -48,8 +48,11 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
     plugins += more
     _refuse_claims(plugins)
     bus = Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
-    if loaded.awaits_files and not bus.hook.pre_data_load.plugins and (missing := missing_files(loaded)):
-        raise ConfigError(missing)
+    if loaded.awaits_files:
+        missing = [] if bus.hook.pre_data_load.plugins else missing_files(loaded)
+        missing += [] if bus.hook.provide_reward_functions.plugins else missing_rewards(loaded)
+        if missing:
+            raise ConfigError(missing)
     return plugins
 
 
