@@ -22,6 +22,11 @@ TELLING: dict[str, str] = {
     **dict.fromkeys(("tools", "functions"), "tools"),
 }
 """Columns that should reach the text, with the word of `data.allow_dropped` for them; others are told without a warning."""
+REMEDIES = {
+    "reasoning": "put it into the answers, or beside them as reasoning_content, if it should be learnt",
+    "system": "`columns: {{system: {0}}}` names it where the format takes one",
+    "tools": "`columns: {{tools: {0}}}` names it where the format takes them",
+}
 _LOSSES = ("rows", "bad", "dropped", "untrained", "identical", "truncated")
 
 
@@ -34,7 +39,7 @@ def judge(section: DataSection, kind: Kind, report: DataReport) -> None:
     for source in report.sources:
         _judge_source(source, kind, report)
         report.warnings += [
-            f"{source.name}: nobody reads the column {name!r} ({value}); name it in `columns:` if its format has a word for it"
+            f"{source.name}: nobody reads the column {name!r} ({value}); {REMEDIES[TELLING[name]].format(name)}"
             for name, value in source.unread.items()
             if name in TELLING and TELLING[name] not in section.allow_dropped
         ]
