@@ -181,8 +181,26 @@ def test_eval_fraction_splits_rows_before_weights(chatml, numbered):
 def test_eval_fraction_of_few_rows(chatml, numbered):
     data = run(chatml, train=numbered(3), eval_fraction=0.01)
     assert (len(data.train), len(data.eval)) == (2, 1)
-    with pytest.raises(DataError, match="eval_fraction leaves"):
+    with pytest.raises(DataError, match=r"data\.eval_fraction: 0\.9 of 1 row leaves none for training"):
         run(chatml, train=numbered(1), eval_fraction=0.9)
+    with pytest.raises(DataError, match=r"data\.eval_fraction: 0\.1 of 1 row leaves none for evaluation"):
+        run(chatml, train=numbered(1), eval_fraction=0.1)
+
+
+def test_rows_on_both_sides_are_counted(chatml, numbered, jsonl, chat):
+    """Whether they were set aside or are a file of their own; one that differs in one token is none."""
+    assert run(chatml, train=numbered(40), eval_fraction=0.5).report.warnings == []
+    rows = [chat(f"Answer {number % 10}.", "Which?") for number in range(40)]
+    data = run(chatml, train=jsonl(rows, "double.jsonl"), eval_fraction=0.25)
+    training = set(ids_of(data.train))
+    double = sum(ids in training for ids in ids_of(data.eval))
+    assert double
+    (warning,) = data.report.warnings
+    assert warning.startswith(f"{double} of 10 rows to evaluate on are trained on, too (the first: ")
+    apart = run(chatml, train=jsonl(rows[:5], "a.jsonl"), eval=jsonl(rows[4:7], "b.jsonl"))
+    (warning,) = apart.report.warnings
+    assert warning.startswith("1 of 3 rows to evaluate on are trained on, too (the first: ")
+    assert "b.jsonl:1)" in warning
 
 
 def test_report_survives_json(chatml, numbered):

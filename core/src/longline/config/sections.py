@@ -17,6 +17,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TrainOn = Literal["assistant", "last_assistant", "completion", "all"]
 TooLong = Literal["split", "truncate", "drop", "error"]
 ToolArguments = Literal["strict", "empty", "as_is"]
+SpecialTokens = Literal["keep", "escape", "refuse"]
 Dropped = Literal["reasoning", "tools", "system", "keys"]
 ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
 
@@ -181,6 +182,8 @@ class SourceSection(Section):
     """Overrides `data.train_on` for this source."""
     too_long: TooLong | None = None
     """Overrides `data.too_long` for this source."""
+    special_tokens: SpecialTokens | None = None
+    """Overrides `data.special_tokens` for this source."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Take only the first `limit` rows."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -219,6 +222,9 @@ class DataSection(Section):
     allow_dropped: list[Dropped] = []
     """What of a row may be missing in its text: the reasoning of an answer that is learnt, which is refused otherwise; tools, a
     system prompt or other keys of messages, which are warned about."""
+    special_tokens: SpecialTokens = "keep"
+    """Special tokens of the tokenizer in the text of a row, such as `<|im_end|>` in a question: `keep` leaves them what they are,
+    which is told; `escape` makes them text like any other; `refuse` refuses the row."""
     end_of_turn: str | list[str] = []
     """The tokens that end an answer, where that can't be seen from the chat template; the first is put behind a last answer
     that ends without one."""

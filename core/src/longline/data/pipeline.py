@@ -21,6 +21,7 @@ from longline.data.mapped import MappedNames
 from longline.data.reading import Watched, unread
 from longline.data.ready import TokenChecks, as_tokens
 from longline.data.report import LISTED_BAD_ROWS, SourceReport, on_a_screen
+from longline.data.specials import Specials
 from longline.data.splitting import pieces
 from longline.data.template import TemplateError
 from longline.data.values import Origin, Piece, RowError, TokenRow, Tokens, refuse_halves
@@ -97,6 +98,7 @@ class SourceRun:
     rule: TooLong = field(init=False)
     checks: TokenChecks = field(init=False)
     mapped: MappedNames = field(init=False)
+    specials: Specials = field(init=False)
     too_long: list[str] = field(default_factory=list)
     templated: list[int] = field(default_factory=lambda: [0, 0])
     ends: Counter[int] = field(default_factory=Counter)
@@ -111,6 +113,7 @@ class SourceRun:
             raise DataError(f"{self.section.path}: there are no rows")
         reader = self._reader(head)
         self.checks = TokenChecks(self.tools.encoder, self.tools.notes)
+        self.specials = self._specials()
         self._learn(head, reader)
         if self.tools.kind.learns:  # else reward functions get every column
             head = [(origin, row if isinstance(row, str) else Watched(row)) for origin, row in head]
@@ -135,6 +138,13 @@ class SourceRun:
         self.report.note = "; ".join(filter(None, [reader.note(*self.templated), *self.source.notes]))
         self.report.detail = self.tools.kind.detail(self.report)
         self.report.seconds = time.perf_counter() - started
+
+    def _specials(self) -> Specials:
+        rule = self.section.special_tokens or self.tools.section.special_tokens
+        if rule == "escape" and not self.tools.kind.learns:
+            text = f"{self.section.path}: the trainer makes tokens of prompts, so that no special token can be escaped"
+            raise DataError(text, hint="special_tokens: refuse")
+        return Specials(rule, self.tools.notes, self.tools.encoder.special_texts)
 
     def _ends(self) -> dict[str, int]:
         """The tokens that end answers; of prompts the one that the template puts behind an answer."""
@@ -264,7 +274,8 @@ class SourceRun:
         notes.clear()
 
     def _rendered(self, origin: Origin, row: Row, sample: Sample) -> Rendered:
-        pieces = self.tools.kind.write(sample, self.tools.masker, self.opened.train_on)
+        written = self.tools.kind.write(self.specials.hide(sample), self.tools.masker, self.opened.train_on)
+        pieces = [self.specials.show(piece) for piece in written]
         for piece in pieces:
             if isinstance(piece, Piece):
                 refuse_halves(piece.text, "the text")

@@ -51,10 +51,46 @@ class Finder:
         self._composed = isinstance(backend.normalizer, normalizers.NFC)
         self._to_compare = COMPARED if _is_byte_level(backend) else 0
         self._quick = bool(self._to_compare)
+        self._blind: Any = None
 
     def find(self, pieces: Sequence[Piece]) -> list[Found]:
         """Tokenise the texts of `pieces`, special tokens as they stand in them, and find their spans."""
-        return [found for batch in _batches(pieces) for found in self._find(batch)]
+        found = [place for batch in _batches(pieces) for place in self._find(batch)]
+        return [self._plainly(piece) if piece.plain else place for piece, place in zip(pieces, found, strict=True)]
+
+    def _plainly(self, piece: Piece) -> Found:
+        """A text with the tokens of its special ones in their place."""
+        encoding = self._backend.encode(piece.text, add_special_tokens=False)
+        found = _by_offsets(piece, encoding)
+        ids, starts, longer = found.ids.tolist(), [], []
+        for start, end in reversed(piece.plain):
+            token = encoding.char_to_token(start)
+            first, last = encoding.token_to_chars(token) if token is not None else (end, end)
+            if not first <= start < end <= last:
+                continue  # it is no token here, as one that has to be a word of its own
+            own = self._as_text(piece.text[first:last])
+            ids[token : token + 1] = own
+            starts.append(token)
+            longer.append(len(own) - 1)
+
+        def place(number: int) -> int:
+            return number + sum(more for start, more in zip(starts, longer, strict=True) if start < number)
+
+        spans = [(place(first), place(last)) for first, last in found.spans]
+        return Found(np.array(ids, dtype=np.int32), spans, list(map(place, found.terminators)), found.straddles)
+
+    def _as_text(self, word: str) -> list[int]:
+        """The tokens of a special token's text, as they are inside of a text."""
+        if self._blind is None:
+            self._blind = type(self._backend).from_str(self._backend.to_str())
+            self._blind.encode_special_tokens = True
+        # Behind something that does not join with it: at the start of a text some tokenizers put a space.
+        for before in ("\n", "a", "1", "."):
+            encoding = self._blind.encode(before + word, add_special_tokens=False)
+            first = encoding.char_to_token(1)
+            if first and encoding.token_to_chars(first)[0] == 1:
+                return list(encoding.ids[first:])
+        return list(self._blind.encode(word, add_special_tokens=False).ids)
 
     def _find(self, pieces: Sequence[Piece]) -> list[Found]:
         if not self._quick:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from longline.config import doors
-from longline.data import mixing
+from longline.data import doubles, mixing
 from longline.data.ends import named_ends
 from longline.data.keeping import Keeping
 from longline.data.masks import ChatMasker
@@ -227,8 +227,14 @@ def _tables(
         own = samples["train"]
         training, evaluation = mixing.split_off(own.rows, own.sources, section.eval_fraction, seed)
         kept = {"train": ("train", training), "eval": ("train", evaluation)}
-        if not len(training):
-            raise DataError("eval_fraction leaves no row for training")
+        if not len(training) or not len(evaluation):
+            rows = len(np.unique(own.rows))
+            text = f"data.eval_fraction: {section.eval_fraction:g} of {rows} row{'s' * (rows > 1)} leaves none for "
+            hint = "add rows, name data.eval, or remove data.eval_fraction"
+            raise DataError(text + ("evaluation" if len(training) else "training"), hint=hint)
+    sides = [(samples[origin], positions, opened[origin]) for origin, positions in kept.values()]
+    if len(sides) > 1 and (double := doubles.warning(*sides)):
+        report.warnings.append(double)
     tables = {}
     for split, (origin, positions) in kept.items():
         weights = [source.weight for source in (section.train if origin == "train" else section.eval)]

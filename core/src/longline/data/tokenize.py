@@ -41,6 +41,7 @@ class Encoder:
         self.pad: int | None = tokenizer.pad_token_id
         self.vocabulary = len(tokenizer)
         self.special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        self.special_texts = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.prefix: list[int] = list(whole[: starts[0]]) if starts else []
         self._finder = Finder(self.backend)
 

@@ -58,13 +58,14 @@ class Origin:
 class Piece:
     """Text with its learnt spans (of characters, sorted, apart) and where end-of-turn tokens start.
 
-    `chat`: a chat template wrote it, special tokens and all.
+    `chat`: a chat template wrote it, special tokens and all. `plain` are the spans of special tokens that are text.
     """
 
     text: str
     spans: list[Span]
     terminators: list[int] = field(default_factory=list)
     chat: bool = False
+    plain: list[Span] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
