@@ -504,6 +504,7 @@ HOMES = {
     "Summary": "longline.events",
     "Table": "longline.events",
     "Timing": "longline.events",
+    "Finding": "longline.events",
     "LonglineError": "longline.errors",
     "ConfigError": "longline.errors",
     "Problem": "longline.errors",

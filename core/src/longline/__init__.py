@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longline.config.sections import Config
     from longline.errors import ConfigError, LonglineError, Problem
-    from longline.events import Alert, Column, Completions, RewardFunction, Summary, Table, Timing
+    from longline.events import Alert, Column, Completions, Finding, RewardFunction, Summary, Table, Timing
     from longline.hookspecs import hookimpl
     from longline.plan import Plan
     from longline.plugins import Plugin, PluginConfig
@@ -25,6 +25,7 @@ __all__ = [
     "Completions",
     "Config",
     "ConfigError",
+    "Finding",
     "LonglineError",
     "Plan",
     "Plugin",
@@ -45,6 +46,7 @@ _HOMES = {
     "Completions": "longline.events",
     "Config": "longline.config.sections",
     "ConfigError": "longline.errors",
+    "Finding": "longline.events",
     "LonglineError": "longline.errors",
     "Plan": "longline.plan",
     "Plugin": "longline.plugins",

@@ -10,6 +10,7 @@ Status = Literal["completed", "failed", "interrupted"]
 Role = str
 """What a model is for: policy, reference, or a name such as teacher that a plugin gave `run.load_model`."""
 AlertLevel = Literal["info", "warning", "error"]
+FindingLevel = Literal["ok", "warning", "error"]
 Cell = str | int | float | bool | None
 IGNORED = -100
 """The label of a token that is not learnt, as torch's cross entropy has it."""
@@ -27,6 +28,20 @@ class Alert:
     def __post_init__(self) -> None:
         if self.level not in get_args(AlertLevel):  # a tracker would refuse it later, where nobody knows who made it
             raise ValueError(f"Alert(level={self.level!r}): the levels are {', '.join(get_args(AlertLevel))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `longline doctor` saw of one thing: `name` in a word or two, `text` as it is, and what to do where it is not well."""
+
+    name: str
+    text: str
+    level: FindingLevel = "ok"
+    hint: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(FindingLevel):
+            raise ValueError(f"Finding(level={self.level!r}): the levels are {', '.join(get_args(FindingLevel))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xxhash
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ def of_rows(dataset: Dataset) -> str:
 
 
 def _add(digest: Any, values: pa.Array) -> None:
+    import numpy as np
     import pyarrow.compute as pc
     from pyarrow import types
 

@@ -33,7 +33,7 @@ def run(tokenizer, layout="padded", seed=0, **options):
 
 
 def entries():
-    return sorted(path for path in cache_root(DataSection(train="x")).iterdir() if path.is_dir())
+    return sorted(path for path in cache_root(None).iterdir() if path.is_dir())
 
 
 @pytest.fixture
@@ -133,11 +133,11 @@ def test_what_a_killed_process_left_is_cleared(chatml, path):
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
     section = DataSection(train="x")
-    assert cache_root(section) == tmp_path / "cache" / "prepared"
+    assert cache_root(section.cache_dir) == tmp_path / "cache" / "prepared"
     monkeypatch.delenv("LONGLINE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_root(section) == tmp_path / "xdg" / "longline" / "prepared"
-    assert cache_root(DataSection(train="x", cache_dir=tmp_path / "own")) == tmp_path / "own"
+    assert cache_root(section.cache_dir) == tmp_path / "xdg" / "longline" / "prepared"
+    assert cache_root(tmp_path / "own") == tmp_path / "own"
 
 
 def test_an_unusable_cache_folder_is_a_warning(chatml, path, tmp_path):
@@ -205,14 +205,14 @@ def test_a_full_disk_leaves_the_data_in_memory_and_no_entry(chatml, jsonl, chat,
     assert not hit
     assert "File too large" in warnings[0]
     assert entries() == []
-    assert not list(cache_root(DataSection(train="x")).glob(".partial*"))
+    assert not list(cache_root(None).glob(".partial*"))
 
 
 def test_an_interruption_leaves_nothing_and_the_next_start_is_whole(chatml, jsonl, chat, tmp_path):
     """The process is stopped while tokens are already in files."""
     chatml.save_pretrained(tmp_path / "tokenizer")
     path = jsonl([chat(f"{number} four." * 20) for number in range(8_000)])
-    root = cache_root(DataSection(train="x"))
+    root = cache_root(None)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "tokenizer"), path, "0"]
     process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
     assert process.stdout.readline() == "ready\n"

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("longline.cli.merge", "Merge a run's adapter into its base model."),
     "plugins": ("longline.cli.plugins", "List installed plugins, or show one."),
     "schema": ("longline.cli.schema", "Print the JSON schema of a config, with the options of all installed plugins."),
+    "doctor": ("longline.cli.doctor", "Look at this machine, what is installed, and what a config needs of both."),
     "runs": ("longline.cli.runs", "List runs with status, steps and last metrics."),
     "new": ("longline.cli.new", "Write a commented config to start from."),
     "convert": ("longline.cli.convert", "Translate another tool's config, and say of every key what became of it."),

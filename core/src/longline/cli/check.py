@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
@@ -26,36 +27,52 @@ def command(config: Path, overrides: tuple[str, ...]) -> int:
     CONFIG is a file or a run folder. Neither a model nor data is opened. Exit status: 0 all is well, 2 the config is wrong,
     3 a plugin cannot be used.
     """
+    found = examine(config, overrides)
+    if found.problems:
+        _tell(config, found.problems)
+        if found.failure:
+            click.echo(f"error: {found.failure}", err=True)
+        return EXIT_CONFIG
+    if found.loaded is None or found.failure:
+        raise found.failure or ConfigError(f"{config} cannot be read")
+    if found.refused:
+        _tell(config, found.refused)
+        return EXIT_PLUGIN
+    click.echo(f"ok: {config}: {', '.join(_facts(found.loaded, found.plugins))}")
+    return 0
+
+
+@dataclass
+class Examined:
+    """A config as far as it could be read: its own problems, those that plugins see in it, and a plugin that cannot be used."""
+
+    loaded: LoadedConfig | None = None
+    plugins: list[LoadedPlugin] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    refused: list[Problem] = field(default_factory=list)
+    failure: PluginError | None = None
+
+
+def examine(config: Path, overrides: tuple[str, ...]) -> Examined:
+    """Find every mistake of a config."""
     from longline.config.loader import in_order, read_config
     from longline.plugins import load_plugins
 
+    found = Examined()
     try:
-        loaded, problems = read_config(config, overrides)
+        found.loaded, problems = read_config(config, overrides)
+        found.problems = list(problems)
     except ConfigError as error:
-        loaded, problems = None, error.problems
-    plugins: list[LoadedPlugin] = []
-    refused: list[Problem] = []
-    failure: PluginError | None = None
-    if loaded is not None:
+        found.problems = error.problems
+    if found.loaded is not None:
         try:
-            plugins = load_plugins(loaded)
-            refused = [] if problems else _refused(loaded, plugins)
+            found.plugins = load_plugins(found.loaded)
+            found.refused = [] if found.problems else _refused(found.loaded, found.plugins)
         except ConfigError as error:
-            problems = in_order([*problems, *error.problems])
+            found.problems = in_order([*found.problems, *error.problems])
         except PluginError as error:
-            failure = error
-    if problems:
-        _tell(config, problems)
-        if failure:
-            click.echo(f"error: {failure}", err=True)
-        return EXIT_CONFIG
-    if loaded is None or failure:
-        raise failure or ConfigError(f"{config} cannot be read")
-    if refused:
-        _tell(config, refused)
-        return EXIT_PLUGIN
-    click.echo(f"ok: {config}: {', '.join(_facts(loaded, plugins))}")
-    return 0
+            found.failure = error
+    return found
 
 
 def _tell(config: Path, problems: Sequence[Problem]) -> None:

@@ -87,7 +87,7 @@ def prepare(
 
     if not section.cache:
         return _in_memory(*work())
-    entry = Entry(cache_root(section), key)
+    entry = Entry(cache_root(section.cache_dir), key)
     try:
         with entry.locked():
             if found := _cached(entry):

@@ -14,8 +14,16 @@ A plugin is a class behind an entry point of the group `longline`:
 from longline.plugins.account import Account, HookCost
 from longline.plugins.base import LoadedPlugin, Plugin, PluginConfig
 from longline.plugins.bus import Bus, Contained, HookCall, HookError, HookRelay
-from longline.plugins.discovery import PluginInfo, installed, unusable
-from longline.plugins.loading import import_plugin, load_plugins, option_models, plugin_plans, plugin_problems, refuse_problems
+from longline.plugins.discovery import PluginInfo, conflicts, installed, unusable
+from longline.plugins.loading import (
+    import_plugin,
+    load_plugins,
+    option_models,
+    plugin_findings,
+    plugin_plans,
+    plugin_problems,
+    refuse_problems,
+)
 
 __all__ = [
     "Account",
@@ -29,10 +37,12 @@ __all__ = [
     "Plugin",
     "PluginConfig",
     "PluginInfo",
+    "conflicts",
     "import_plugin",
     "installed",
     "load_plugins",
     "option_models",
+    "plugin_findings",
     "plugin_plans",
     "plugin_problems",
     "refuse_problems",

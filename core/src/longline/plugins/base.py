@@ -14,7 +14,7 @@ from longline.errors import LonglineError, PluginError
 if TYPE_CHECKING:
     from longline.config import sections
     from longline.errors import Problem
-    from longline.events import Column
+    from longline.events import Column, Finding
     from longline.hookspecs import Ranks
     from longline.plan import Plan
 
@@ -73,6 +73,14 @@ class Plugin:
 
     def plan(self, config: sections.Config, plan: Plan) -> Iterable[str]:
         """What this plugin will do in a run of this config, a sentence each: `longline plan` shows them. Torch-free, as `check`."""
+        return ()
+
+    def doctor(self) -> Iterable[Finding]:
+        """How what this plugin needs is doing on this machine: libraries, servers, files. `longline doctor CONFIG` shows it.
+
+        `Finding(name, text, level, hint)`: "error" is what a run with these options would fail for. Nothing is sent that a person
+        would see, and what waits for a server waits a few seconds at most. Heavy libraries may be imported here.
+        """
         return ()
 
     def state(self) -> Mapping[str, Any] | None:

@@ -101,6 +101,23 @@ def unusable(info: PluginInfo) -> list[Fault]:
     return [Fault(info.label, f"cannot be used here: {reasons}", remedy)]
 
 
+def conflicts(names: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """What some distributions, and all that they need in turn, require and do not find: by distribution, the requirement and what
+    is there instead. As `pip check` sees it, for these alone.
+    """
+    waiting, seen, found = list(names), set[str](), dict[str, list[tuple[str, str]]]()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        for requirement in _applying(_requires_of(name)):
+            waiting.append(requirement.name)
+            if unmet := list(_missing(requirement)):
+                found[name] = found.get(name, []) + unmet
+    return found
+
+
 def _unmet(info: PluginInfo) -> Iterator[tuple[str, str]]:
     """Requirements that the environment does not meet, each with what is there instead."""
     for requirement in _applying(info.requires):

@@ -14,6 +14,7 @@ from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
 from longline.config.sections import PLUGIN_WORDS
 from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
+from longline.events import Finding
 from longline.plugins.base import LoadedPlugin, Plugin, debug_hint, described, remedy
 from longline.plugins.bus import Bus
 from longline.plugins.discovery import GROUP, Fault, PluginInfo, installed, not_installed, unusable
@@ -82,6 +83,17 @@ def plugin_plans(config: Config, plan: Plan, plugins: Sequence[LoadedPlugin]) ->
         except Exception as error:
             raise plugin.failed("cannot tell what it will do", error) from error
     return told
+
+
+def plugin_findings(plugin: LoadedPlugin) -> list[Finding]:
+    """How what a plugin needs is doing; a `doctor` that fails is one more finding."""
+    found: list[Finding] = []
+    try:
+        found.extend(plugin.instance.doctor())
+    except Exception as error:
+        failure = plugin.failed("cannot look at itself", error)
+        found.append(Finding("doctor", failure.message, "error", failure.hint))
+    return found
 
 
 def _placed(loaded: LoadedConfig, plugin: LoadedPlugin, problem: Problem) -> Problem:

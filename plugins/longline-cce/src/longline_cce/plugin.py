@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from longline import LonglineError, Plugin, Table, hookimpl
+from longline import Finding, LonglineError, Plugin, Table, hookimpl
+from longline.upstream import untested
 from longline_cce import needs
 from longline_cce.config import CceConfig
 
@@ -36,6 +38,15 @@ class CcePlugin(Plugin):
     def plan(self, config: Config, plan: Plan) -> Iterable[str]:
         """Which arithmetic is asked for."""
         yield f"computes the loss at the output head, without all logits at once; arithmetic: {self.config.impl}"
+
+    def doctor(self) -> Iterable[Finding]:
+        """Whether the kernels' library is one that the tests ran with."""
+        from longline_cce.upstream import TESTED
+
+        yield from (Finding("library", f"untested: {text}", "warning") for text in untested(TESTED))
+        if find_spec("cut_cross_entropy") is None:
+            needed = "error" if self.config.impl in ("cce", "torch_compile") else "ok"
+            yield Finding("library", f"{needs.LIBRARY} is not installed: impl: chunked is what there is", needed)
 
     @hookimpl
     def provide_loss(self, model: Any) -> LossFunction:

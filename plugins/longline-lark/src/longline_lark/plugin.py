@@ -7,7 +7,8 @@ import os
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from longline import Alert, Plugin, hookimpl
+from longline import Alert, Finding, Plugin, hookimpl
+from longline.plugins.network import reachable
 from longline_lark import credentials, rules
 from longline_lark.config import LarkConfig
 from longline_lark.throttle import Throttle
@@ -49,6 +50,10 @@ class LarkPlugin(Plugin):
         yield f"sends messages on {', '.join(self.config.events)}"
         if self.config.rules:
             yield f"raises an alert on {'; '.join(self.config.rules)}"
+
+    def doctor(self) -> Iterable[Finding]:
+        """Whether the webhook's host can be reached; nothing is sent, `longline lark test` does that."""
+        yield reachable("webhook", self.credentials.url.get_secret_value())
 
     @property
     def credentials(self) -> Credentials:

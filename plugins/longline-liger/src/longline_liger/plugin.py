@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longline import LonglineError, Plugin, Table, hookimpl
+from longline import Finding, LonglineError, Plugin, Table, hookimpl
+from longline.upstream import untested
 from longline_liger import interpreter, needs, release, report
 from longline_liger.config import LOSSES, LigerConfig
 
@@ -49,6 +50,14 @@ class LigerPlugin(Plugin):
     def plan(self, config: Config, plan: Plan) -> Iterable[str]:
         """Which kernels are asked for."""
         yield f"replaces modules by Liger's kernels: {', '.join(self.config.wanted()) or 'what Liger advises for the model type'}"
+
+    def doctor(self) -> Iterable[Finding]:
+        """Whether Liger and Triton are here, and ones that the tests ran with."""
+        from longline_liger.upstream import TESTED
+
+        yield from (Finding("library", f"untested: {text}", "warning") for text in untested(TESTED))
+        if interpreter.wanted():
+            yield Finding("triton", "TRITON_INTERPRET is set: the kernels run slowly and save no memory", "warning")
 
     @hookimpl
     def pre_trainer_args(self, run: Run) -> None:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longline import Alert, LonglineError, Plugin, Problem, Summary, Table, hookimpl
+from longline import Alert, Finding, LonglineError, Plugin, Problem, Summary, Table, hookimpl
+from longline.plugins.network import reachable
+from longline.upstream import untested
 from longline_swanlab import content, memory, variables
 from longline_swanlab.config import SwanLabConfig
 
@@ -45,6 +47,16 @@ class SwanLabPlugin(Plugin):
         """Where the run is shown."""
         mode = variables.mode_of(self.config, os.environ)
         yield f"shows the run in SwanLab, project {self.config.project}, mode {mode}" if mode != "disabled" else "is disabled"
+
+    def doctor(self) -> Iterable[Finding]:
+        """Whether swanlab is one that the tests ran with, and its server can be reached."""
+        from longline_swanlab.upstream import TESTED
+
+        mode = variables.mode_of(self.config, os.environ)
+        yield Finding("mode", mode)
+        yield from (Finding("library", f"untested: {text}", "warning") for text in untested(TESTED))
+        if mode == "online":
+            yield reachable("server", variables.server_of(self.config, os.environ))
 
     def _begin(self) -> None:
         """Forget everything of an earlier run."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PROJECT = ("SWANLAB_PROJECT_NAME", "SWANLAB_PROJ_NAME")
 MODE = ("SWANLAB_MODE",)
 API_KEY = ("SWANLAB_API_KEY",)
+API_HOST = ("SWANLAB_API_HOST",)
+PUBLIC_HOST = "https://api.swanlab.cn"
+"""swanlab's own, where nothing else is said."""
 MODES = ("online", "cloud", "local", "offline", "disabled")
 EXTRA = "pip install 'longline-swanlab[dashboard]'"
 
@@ -48,6 +51,11 @@ def mode_of(config: SwanLabConfig, environ: Mapping[str, str]) -> str:
         hint = f"did you mean {near[0]!r}?" if near else None
         raise LonglineError(f"SWANLAB_MODE is {mode!r}, which is not one of {', '.join(MODES)}", hint=hint)
     return "online" if mode == "cloud" else mode
+
+
+def server_of(config: SwanLabConfig, environ: Mapping[str, str]) -> str:
+    """The url of the API that a run would talk to; a login that was stored with another one is not read."""
+    return config.api_host or first_set(environ, API_HOST) or PUBLIC_HOST
 
 
 def refuse_what_cannot_start(config: SwanLabConfig, environ: Mapping[str, str]) -> None:

@@ -47,10 +47,10 @@ class CacheBroken(Exception):  # noqa: N818 - it is no error for anyone but the 
     """An entry is not what its manifest says."""
 
 
-def cache_root(section: DataSection) -> Path:
+def cache_root(chosen: Path | None) -> Path:
     """`data.cache_dir`, else LONGLINE_CACHE, else the user's cache folder; with `prepared` below the last two."""
-    if section.cache_dir is not None:
-        return section.cache_dir.expanduser()
+    if chosen is not None:
+        return chosen.expanduser()
     own = os.environ.get("LONGLINE_CACHE")
     base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longline"
     return base / "prepared"
