@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 from longline.config.unread import ANY, by_optimizer, by_scheduler, fsdp_keys
 from longline.errors import ConfigError
 from longline.testing import HookRecorder
+from longline.trainers.trying import try_optimizer
 from longline.upstream import ADAM
 
 KEYS = (
@@ -78,6 +79,14 @@ def test_a_scheduler_reads_what_changes_it_or_refuses():
 
 def test_keys_of_fsdp_config_are_those_of_transformers():
     assert {"transformer_layer_cls_to_wrap", "version", "cpu_offload", "state_dict_type", "min_num_params"} <= fsdp_keys()
+
+
+def test_trying_draws_nothing(tmp_path):
+    before = torch.random.get_rng_state()
+    try_optimizer(
+        TrainingArguments(output_dir=str(tmp_path), optim="sgd", optim_args="momentum=0.9", lr_scheduler_type="cosine")
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ def try_optimizer(args: Any) -> None:
     import torch
     from transformers import Trainer, get_scheduler
 
-    model: Any = torch.nn.Linear(1, 1)
+    model: Any = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.zeros(1, 1))  # a ready layer would draw from the generator of the run
     # Some name modules of the real model, which this one has not.
     with refusals(f"optim: {args.optim.value}"), suppress(*[ValueError] if args.optim_target_modules else ()):
         optimizer, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
