@@ -47,6 +47,8 @@ WRONG = [
      "columns.train: the format 'prompt_completion' does not read it"),
     ({"instruction": "a", "output": "b", "ctx": "c"}, {"input": "cxt"}, "alpaca", SAMPLE,
      "columns.input: no row has a column 'cxt'"),
+    ({"instruction": "a", "output": "b", "who": "c"}, {"role": "who"}, "alpaca", SAMPLE,
+     "columns.role: the format 'alpaca' does not read it (it reads system, tools, instruction, input, output)"),
     ({"segments": [{"text": "a", "train": True}], "said": "x"}, {"content": "said"}, "segments", SAMPLE,
      "columns.content: the format 'segments' does not read it"),
     ({"input_ids": [5, 6], "label": [5, 6]}, {"labels": "labls"}, "tokenized", SAMPLE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from longline.config.sections import ColumnsSection
 from longline.data.formats.base import Format, Opened, Reader
 from longline.data.formats.messages import ChatReader, text_field
 from longline.data.formats.source_columns import has
@@ -27,7 +28,9 @@ ALPACA_PLAIN = (
 
 def _open(opened: Opened) -> Reader:
     """Through the chat template if there is one, else by the prompt that the Alpaca authors published."""
-    chat, templated = ChatReader.of(opened), opened.has_template
+    # The messages are made here, and have the usual keys whatever `columns` calls those of others.
+    names = ColumnsSection(system=opened.names.system, tools=opened.names.tools)
+    chat, templated = ChatReader(opened, names, needs_answer=False), opened.has_template
     note = "through the chat template" if templated else "with the Alpaca prompt: no chat template"
     return Reader(lambda row: _sample(row, opened, chat), lambda plain, chats: note)
 
