@@ -109,6 +109,33 @@ def test_every_comment_is_kept(case: str) -> None:
         assert comment.strip() in text
 
 
+TRICKY = """\
+# head\r
+base_model: "acme/m#1"  # beside \u00e9\r
+datasets: [  # opened\r
+  {path: acme/d, type: chat_template},  # one\r
+]  # closed\r
+chat_template_jinja: |  # of a text\r
+  {# no comment #}\r
+  # neither {{ messages }}\r
+learning_rate: 1e-4\r
+wandb_name: 'a # b'\r
+  # in between\r
+seed: 3 # last\r
+# foot\r
+"""
+
+
+def test_only_comments_are_comments() -> None:
+    text = written(convert(TRICKY))
+    for comment in ("head", "beside \u00e9", "opened", "one", "closed", "of a text", "in between", "last", "foot"):
+        assert text.count(f"# {comment}") == 1
+    assert "    chat_template: |\n      {# no comment #}\n      # neither {{ messages }}\n" in text
+    assert "# no comment" not in text.replace("{# no comment #}", "")
+    assert document.parse(text, "out").plain()["trainer"]["seed"] == 3
+    assert "  path: acme/m#1  # beside" in text
+
+
 # --- every key is known -------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +205,10 @@ def test_what_a_rule_knows_is_spoken_of() -> None:
         ("lr_scheduler: rex", ("trainer", "lr_scheduler_type"), "cosine"),
         ("rl: simpo\ncpo_alpha: 0.5", ("trainer", "cpo_alpha"), 0.5),
         ("optimizer: ao_adamw_8bit", ("trainer", "optim"), "adamw_torch_8bit"),
+        ('bf16: "false"', ("model", "dtype"), "float32"),
+        ('adapter: ""', ("model", "dtype"), "bfloat16"),
+        ("save_steps: '500'", ("trainer", "save_steps"), 500),
+        ("lr_scheduler: constant\nwarmup_steps: 5", ("trainer", "lr_scheduler_type"), "constant"),
     ],
 )
 def test_what_axolotl_would_do(lines: str, place: tuple, value: object) -> None:
@@ -190,8 +221,8 @@ def test_what_axolotl_would_do(lines: str, place: tuple, value: object) -> None:
 
 def test_a_share_of_the_steps_is_the_step_that_axolotl_means() -> None:
     """transformers rounds `share * steps` up: rounded up itself, a share would come one step late."""
-    for epochs in range(1, 9):
-        for times in range(1, 9):
+    for epochs in range(1, 7):
+        for times in range(1, 6):
             draft = convert(f"{LEAST}saves_per_epoch: {times}\nnum_epochs: {epochs}\n")
             share = draft.config["trainer"].get("save_steps")
             for steps in (epochs * times, epochs * times * 7, epochs * times * 5000):
@@ -336,6 +367,62 @@ def test_a_part_that_raises_is_named(others: Path, capsys: pytest.CaptureFixture
     Path("a.yaml").write_text(LEAST)
     assert run_cli(["convert", "axolotl", "a.yaml"]) == 3
     assert "the converter 'axolotl.nets' raised KeyError: 'net'" in capsys.readouterr().err
+
+
+# --- what is learnt -----------------------------------------------------------------------------------------------------------
+
+ASKED, SAID, REFUSED = "How many hooks?", "Seven.", "None."
+USER, ANSWER, OTHER = (
+    {"role": role, "content": text} for role, text in (("user", ASKED), ("assistant", SAID), ("assistant", REFUSED))
+)
+CHATML = f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n⟦{{}}<|im_end|>⟧"
+
+
+@pytest.mark.parametrize(
+    ("lines", "source", "row", "shown"),
+    [
+        ("", "type: chat_template", {"messages": [USER, ANSWER]}, [CHATML.format(SAID)]),
+        ("", "type: alpaca_chat.load_qa", {"question": ASKED, "answer": SAID}, [CHATML.format(SAID)]),
+        ("", "type: completion, field: body", {"body": "one line"}, ["o⟦ne line<|im_end|>⟧"]),
+        ("", "type: input_output", {"segments": [{"label": False, "text": "a"}, {"label": True, "text": "b"}]}, ["a⟦b⟧"]),
+        ("", "type: {field_instruction: q, field_output: a}", {"q": ASKED, "a": SAID}, [f"{ASKED} ⟦{SAID}<|im_end|>⟧"]),
+        (
+            "",
+            'type: {field_instruction: q, field_output: a, format: "[{instruction}|{input}]", no_input_format: "[{instruction}]"}',
+            {"q": ASKED, "a": SAID},
+            [f"[{ASKED}]⟦{SAID}<|im_end|>⟧"],
+        ),
+        ("rl: dpo", "type: chat_template.default", {"messages": [USER], "chosen": ANSWER, "rejected": OTHER}, None),
+        ("rl: dpo", "type: chat_template.default", {"messages": ASKED, "chosen": SAID, "rejected": REFUSED}, None),
+        ("rl: dpo", "type: chatml.intel", {"question": ASKED, "chosen": SAID, "rejected": REFUSED}, None),
+        ("rl: ipo", "type: chatml.icr", {"input": ASKED, "chosen": SAID, "rejected": REFUSED}, None),
+        ("rl: dpo", "type: llama3.ultra", {"prompt": ASKED, "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, None),
+        ("rl: orpo", "type: chat_template.argilla", {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, None),
+        (
+            "reward_model: true",
+            "type: bradley_terry.chat_template",
+            {"input": ASKED, "chosen": SAID, "rejected": REFUSED},
+            None,
+        ),
+        ("rl: kto", "type: chatml.argilla", {"instruction": ASKED, "completion": SAID, "label": True}, [CHATML.format(SAID)]),
+        ("rl: kto", "type: chatml.argilla_chat", {"completion": [USER, ANSWER], "label": True}, [CHATML.format(SAID)]),
+    ],
+)
+def test_rows_are_learnt_as_axolotl_would(
+    lines: str, source: str, row: dict, shown: list[str] | None, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `preview` shows of a row with a ChatML tokenizer; of pairs both sides."""
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    Path("a.yaml").write_text(
+        f"base_model: {tiny_model_dir}\nlearning_rate: 1e-4\nbf16: false\nsequence_len: 256\n{lines}\n"
+        f"datasets: [{{path: rows.jsonl, ds_type: json, split: train, {source}}}]\n"
+    )
+    assert run_cli(["convert", "axolotl", "a.yaml", "-o", "b.yaml"]) == 0
+    capsys.readouterr()
+    assert run_cli(["preview", "b.yaml", "--set", "data.cache=false"]) == 0
+    told = capsys.readouterr().out
+    for text in shown or [CHATML.format(SAID), CHATML.format(REFUSED)]:
+        assert f"\n{text}\n" in told
 
 
 # --- a real run ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,13 +81,14 @@ def owners(root: Node, comments: list[Comment]) -> Iterator[tuple[Comment, Keys 
 
 
 def spelled(root: Node, text: str) -> None:
-    """Read plain words as YAML 1.1 has them, which other tools use: `yes` and `off` are true and false, `1_000` a number."""
+    """Read words as other tools do, by YAML 1.1: plain `yes` and `off` are true and false, `1_000` is a number; so is `"true"`."""
     lines = text.split("\n")
     for _, node in root.walk():
-        if isinstance(node.value, str) and node.value and lines[node.at.line - 1][node.at.column - 1 :][:1] not in _QUOTED:
-            try:
-                value = yaml.safe_load(node.value) if "\n" not in node.value else node.value
-            except yaml.YAMLError:
-                continue
-            if isinstance(value, (bool, int, float)):
-                node.value = value
+        if not isinstance(node.value, str) or "\n" in node.value:
+            continue
+        if node.value.lower() in ("true", "false"):
+            node.value = node.value.lower() == "true"
+        elif node.value and lines[node.at.line - 1][node.at.column - 1 :][:1] not in _QUOTED:
+            with suppress(yaml.YAMLError):
+                value = yaml.safe_load(node.value)
+                node.value = value if isinstance(value, (bool, int, float)) else node.value

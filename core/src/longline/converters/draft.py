@@ -78,9 +78,9 @@ class Draft:
     # --- the file -------------------------------------------------------------------------------------------------------------
 
     def get(self, *keys: Key) -> Any:
-        """The value of a key; None when it is not there or has none."""
+        """The value of a key; None when it is not there or has none, or an empty text."""
         node = self.root.find(keys)
-        return None if node is None else node.plain()
+        return None if node is None or node.value == "" else node.plain()
 
     def items(self, *keys: Key) -> Iterator[tuple[Keys, Any]]:
         """What a list or a mapping holds, with its keys; one value in place of a list is a list of it."""
@@ -198,7 +198,7 @@ class Draft:
 def _nothing(value: Any) -> bool:
     if isinstance(value, (dict, list)):
         return all(map(_nothing, value.values() if isinstance(value, dict) else value))
-    return value is None
+    return value in (None, "")
 
 
 def _tuple(keys: str | Keys) -> Keys:

@@ -35,9 +35,9 @@ def convert(draft: Draft) -> None:
     for part in (methods, model, data, training, processes):
         part.translate(draft)
     elsewhere.plugins(draft)
-    for (key, *_), value in list(draft.items()):
+    for (key, *_), _ in list(draft.items()):
         rule = RULES.get(str(key)) or elsewhere.rule_of(str(key))
-        if rule is None or value is None or draft.spoken(str(key)):
+        if rule is None or draft.get(key) is None or draft.spoken(str(key)):
             continue
         if rule.act:
             rule.act(draft, str(key))

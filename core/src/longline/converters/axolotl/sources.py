@@ -49,8 +49,8 @@ SAMPLES: dict[str, Form] = {
     "input_output": Form("segments", {"segments": "segments", "train": "label", "text": "text"}),
 }
 PREFERENCE: dict[str, Form] = {
-    "chat_template": Form("preference", {"prompt": "messages"}),
-    "chat_template.default": Form("preference", {"prompt": "messages"}),
+    "chat_template": Form("preference", {"question": "messages"}),
+    "chat_template.default": Form("preference", {"question": "messages"}),
     "chat_template.argilla_chat": Form("preference"),
     "chat_template.argilla": Form("preference"),
     "orpo.chat_template": Form("preference"),
@@ -123,6 +123,10 @@ NOT_OF_SOURCE = {
     **dict.fromkeys(("length", "sequence_length", "min_input_id", "max_input_id", "seed"), "a file of made-up rows"),
 }
 """Keys of a source without an equal, and what comes nearest; empty: nothing has to be set."""
+WRITTEN = """\
+{{% for message in messages %}}{{% if message['role'] == 'user' %}}{before}{{{{ message['content'] }}}}{after}{{% else %}}\
+{{{{ message['content'] + (eos_token if message['role'] == 'assistant' else '') }}}}{{% endif %}}{{% endfor %}}"""
+"""A chat template that writes a user's message between two texts."""
 _BUILDERS = frozenset({"json", "csv", "parquet", "arrow", "text"})
 _MASKS = frozenset({"assistant", "gpt", "model"})
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
@@ -192,7 +196,7 @@ class Source:
         self.draft.put((*self.place, "columns", name), value, keys)
 
     def _ours(self, name: str) -> str:
-        return "prompt" if name == "field_messages" and self.rows == "preference" else FIELDS[name]
+        return "question" if name == "field_messages" and self.rows == "preference" else FIELDS[name]
 
     # --- type -----------------------------------------------------------------------------------------------------------------
 
@@ -246,9 +250,11 @@ class Source:
         self.draft.house(keys, (*self.place, "columns"))
         form = {"samples": "alpaca", "preference": "preference", "unpaired": "unpaired", "prompts": "prompts"}[self.rows]
         self.draft.add((*self.place, "format"), form, "what a `type` of fields comes nearest to")
+        if self.rows == "samples":
+            self._written_out(kind, keys)
         for name, value in kind.items():
             below = (*keys, name)
-            if value is None:
+            if value is None or self.draft.spoken(below):
                 continue
             if name in OF_TYPE:
                 self._column(OF_TYPE[name], value, below)
@@ -258,6 +264,22 @@ class Source:
                 self.draft.refuse(
                     below, "a chat template in `model.tokenizer.chat_template` that writes it so, or format segments"
                 )
+
+    def _written_out(self, kind: Mapping[str, Any], keys: Keys) -> None:
+        """The prompt that such a type writes, as a chat template, where it is all of the data and holds the instruction alone."""
+        given = [name for name in ("format", "no_input_format") if kind.get(name) is not None]
+        plain = next((str(kind[name]) for name in reversed(given) if "{input}" not in str(kind[name])), None)
+        pattern = "{instruction} " if not given else plain
+        others = len(self.draft.get(*self.keys[:1]) or ()) > 1 or self.draft.get("chat_template") or kind.get("system_prompt")
+        if pattern is None or pattern.count("{instruction}") != 1 or others:
+            return
+        before, after = (f"{{{{ {part!r} }}}}" if part else "" for part in pattern.split("{instruction}"))
+        note = "written out as a chat template, which the tuned model keeps; an input stands below its instruction"
+        place = "model.tokenizer.chat_template"
+        if given:
+            self.draft.put(place, WRITTEN.format(before=before, after=after), *((*keys, name) for name in given), note=note)
+        else:
+            self.draft.add(place, WRITTEN.format(before=before, after=after), "axolotl writes the instruction and a space")
 
     # --- the other keys, each by a method of its name -------------------------------------------------------------------------
 
