@@ -379,7 +379,7 @@ def test_rows_are_looked_at_and_not_their_files(go_on, made, tmp_path):
     (made / "train.jsonl").write_text(rows.replace("cod", "ray"))
     shutil.rmtree(go_on.folder / "full")
     try:
-        assert "the files, or what makes tokens of them, have changed" in refused(go_on, "full")
+        assert "the files, what makes tokens of them, or a plugin" in refused(go_on, "full")
     finally:
         (made / "train.jsonl").write_text(rows)
 

@@ -103,7 +103,11 @@ def judge_rows(state: State, going_on: GoingOn, data: Prepared) -> None:
     named = [change for change in going_on.changes if change.effect == "rows"]
     if before["train"] != identity.of_rows(data.train):
         texts = [state.loaded.problem(change.what, *change.keys) for change in named]
-        texts = texts or [state.loaded.problem("the files, or what makes tokens of them, have changed", "data", "train")]
+        texts = texts or [
+            state.loaded.problem(
+                "the files, what makes tokens of them, or a plugin that has a hand in them, is another", "data", "train"
+            )
+        ]
         problem = state.loaded.problem("the rows are not those that the checkpoint was trained on", "data")
         raise AnotherRunError([problem, *texts], hint=changes.BACK)
     if named:
