@@ -147,6 +147,7 @@ def test_defaults_are_written_out_and_empty_ones_are_not() -> None:
         "overlap": 0,
         "join": False,
         "tool_arguments": "strict",
+        "special_tokens": "keep",
         "packing": False,
         "on_bad_row": "stop",
         "shuffle": True,

@@ -41,7 +41,9 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"{name}.jsonl").write_text('{"messages": []}\n')
     Path("tasks").mkdir()
     for module, function in (("my_rewards", "right"), ("tasks/scores", "short")):
-        Path(f"{module}.py").write_text(f"def {function}(prompts, completions, **columns):\n    return [0.0] * len(completions)\n")
+        Path(f"{module}.py").write_text(
+            f"def {function}(prompts, completions, **columns):\n    return [0.0] * len(completions)\n"
+        )
 
 
 def convert(text: str) -> Draft:

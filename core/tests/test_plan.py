@@ -66,13 +66,17 @@ class Products(Plugin):
 
     @hookimpl
     def post_trainer_create(self, trainer):
-        trainer.model.get_output_embeddings().register_forward_pre_hook(
-            lambda _, given: self.head_rows.add(given[0].shape[:-1].numel())
-        )
+        trainer.model.get_output_embeddings().register_forward_pre_hook(self.at_head)
 
-    def product(self, _, given, made):
-        self.types.add(made.dtype)
-        self.rows.add(given[0].shape[:-1].numel())
+    # A few tokens are tried before and after training, to compare what is saved: once, and so of any number.
+    def at_head(self, head, given):
+        if head.training:
+            self.head_rows.add(given[0].shape[:-1].numel())
+
+    def product(self, layer, given, made):
+        if layer.training:
+            self.types.add(made.dtype)
+            self.rows.add(given[0].shape[:-1].numel())
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(run_longline, tmp_path):
