@@ -121,7 +121,7 @@ def test_the_schema_has_it_and_names_what_is_broken(knots):
 
 
 def test_new_offers_it_and_what_it_writes_is_right(knots, tmp_path):
-    assert "|knots|" in knots.longline("new", "--help").stdout.replace("\n", "").replace(" ", "").replace("]", "|")
+    assert "|knots|" in knots.longline("new", "config", "--help").stdout.replace("\n", "").replace(" ", "").replace("]", "|")
     path = tmp_path / "knots.yaml"
     assert knots.longline("new", path, "--method", "knots", "--data", "somebody/rows").returncode == 0
     text = path.read_text()

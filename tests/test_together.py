@@ -22,6 +22,7 @@ import pytest
 from safetensors.torch import load_file
 
 from longline import methods
+from longline.testing import chat
 
 ROOT = Path(__file__).parents[1]
 LONGLINE = [sys.executable, "-m", "longline"]
@@ -145,10 +146,12 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("method", COMMANDS)
-def test_a_finished_run_is_used_and_no_plugin_tells_or_writes(method, run_config, chat_rows, preference_rows, lark, tmp_path):
+def test_a_finished_run_is_used_and_no_plugin_tells_or_writes(method, run_config, preference_rows, lark, tmp_path):
     """In processes of their own, without the secrets that the run had: the hooks up to the model fire there too."""
     pairs = methods.find(method).completions is not None
-    data = {"train": [{"path": str(preference_rows)}]} if pairs else {"eval": [{"path": str(chat_rows), "format": "chat"}]}
+    others = tmp_path / "others.jsonl"  # none of them in both
+    others.write_text("".join(json.dumps(row) + "\n" for row in chat(40)[32:]))
+    data = {"train": [{"path": str(preference_rows)}]} if pairs else {"eval": [{"path": str(others), "format": "chat"}]}
     fitting = plugins(lark, tmp_path)
     fitting |= {"lark": {}, **({} if pairs else {"cce": {}})}
     secrets = {"LARK_WEBHOOK_URL": webhook(lark), "LARK_SECRET": LARK.SECRET}

@@ -137,6 +137,8 @@ def _plugins() -> Iterator[Finding]:
     from longline.plugins import conflicts, installed, unusable
 
     infos = installed()
+    if not infos:
+        yield Finding("none", "no plugin is installed")
     for info in infos.values():
         faults = unusable(info)
         text = f"{info.distribution} {info.version}"
