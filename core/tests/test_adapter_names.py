@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 from peft import LoraConfig
 
-from longline.adapter_names import Names, misses
+from longline.adapters.names import Names, misses
 from longline.config.loader import load_config
 from longline.errors import ConfigError, LonglineError
 from longline.model import attach_adapter

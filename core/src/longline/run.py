@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longline import artifacts, saving, stages, upstream
-from longline import resume as resuming
 from longline.builtin.alerts import Alerts
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
@@ -23,6 +22,7 @@ from longline.plan import build_plan
 from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse_problems, watch
 from longline.plugins.run import TRAINS, Command, State
 from longline.process import allocator, garbage, signals, telemetry
+from longline.resuming import comparing
 from longline.trainers import plugin_states
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def train(
     """
     going_on = None
     if resume:
-        loaded, going_on = resuming.begin(loaded, resume, weights_only=weights_only)
+        loaded, going_on = comparing.begin(loaded, resume, weights_only=weights_only)
     state = open_run(loaded, "train", plugins)
     state.going_on = going_on
     try:
@@ -109,7 +109,7 @@ def _whole(state: State, overwrite: bool) -> RunResult:
         if run.is_main:
             resumed = state.going_on is not None
             stack.enter_context(artifacts.claim(run.output_dir, resume=resumed, overwrite=overwrite, files=_files(state)))
-            stack.enter_context(resuming.untouched(state.going_on, run.plan.manifest_path))
+            stack.enter_context(comparing.untouched(state.going_on, run.plan.manifest_path))
             if not resumed:
                 artifacts.write_config(run.plan.config_path, state.resolved)
         found = plugin_states.read(run.resumed_from, state.plugins, run.rank) if run.resumed_from else plugin_states.NOTHING
@@ -150,7 +150,7 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     for note in notes:
         run.alert("resumed", note, "info")
     if state.going_on:
-        resuming.tell(state, state.going_on)
+        comparing.tell(state, state.going_on)
     for found in upstream.untested():
         run.alert("version not tested", f"{found}; if something goes wrong, install one of those first")
     with garbage.paused():  # nearly all that is imported is imported here
@@ -161,13 +161,13 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     for warning in data.report.warnings:
         run.alert("data", warning)
     if state.going_on:
-        resuming.judge_rows(state, state.going_on, data)
+        comparing.judge_rows(state, state.going_on, data)
     model = stages.model(state, args, tokenizer)
     reference = stages.reference(state, args, tokenizer)
     if state.going_on:
-        resuming.judge_models(state, state.going_on)
+        comparing.judge_models(state, state.going_on)
     trainer = stages.trainer(state, args, stages.Ingredients(tokenizer, data, model, reference, rewards))
-    trainer.record = cache(lambda: resuming.record(state, data))  # its rows are looked at when the first checkpoint is made
+    trainer.record = cache(lambda: comparing.record(state, data))  # its rows are looked at when the first checkpoint is made
     state.stop.check()  # a library may have swallowed what the signal raised
     saving.rehearse(state, trainer)
     state.stop.defer("finishing this step and saving a checkpoint")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from longline import identity, upstream
+from longline import upstream
 from longline.config.explain import explain_values
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError, DataError, PluginError
@@ -22,6 +22,7 @@ from longline.parallel import ranks
 from longline.plan import build_plan
 from longline.plugins import plugin_problems, refuse_problems
 from longline.plugins.run import TRAINS
+from longline.resuming import identity
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -249,8 +250,8 @@ def _adapted(state: State, args: Any, tokenizer: Any, bare: Any, rows: range) ->
 
 def _attached(state: State, made: Any, wanted: PeftConfig) -> Any:
     """Put the adapter on, if every name in it matches something."""
-    from longline import adapter_names
     from longline import model as models
+    from longline.adapters import names as adapter_names
 
     names, asked = adapter_names.Names.of(made), deepcopy(wanted)
     try:

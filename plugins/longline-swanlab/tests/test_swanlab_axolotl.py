@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import pytest
-import yaml
-
-from longline.cli import run_cli
-from longline.config.loader import load_config
-from longline.plugins import load_plugins
-
-LEAST = "base_model: acme/m\ndatasets: [{path: acme/d, type: chat_template}]\nlearning_rate: 1e-4\n"
-
-
-@pytest.fixture
-def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """The `plugins:` of the config that comes of some more lines, which load, and the report."""
-    monkeypatch.chdir(tmp_path)
-
-    def of(lines: str) -> tuple[Any, str]:
-        Path("a.yaml").write_text(LEAST + lines)
-        assert run_cli(["convert", "axolotl", "a.yaml"]) == 0
-        told = capsys.readouterr()
-        Path("out.yaml").write_text(told.out)
-        load_plugins(load_config("out.yaml", environ={}))
-        return yaml.safe_load(told.out).get("plugins"), told.err
-
-    return of
-
 
 LISTED = "plugins: [axolotl.integrations.swanlab.SwanLabPlugin]\n"
 
 
-def test_every_option_goes_to_the_plugin(convert):
-    plugins, told = convert(
+def test_every_option_goes_to_the_plugin(convert_axolotl):
+    plugins, told = convert_axolotl(
         LISTED + "use_swanlab: true\nswanlab_project: fish  # ours\nswanlab_experiment_name: first\nswanlab_mode: cloud\n"
         "swanlab_workspace: acme\nswanlab_log_model: false\nswanlab_description:\nswanlab_api_host: https://swan.acme.test\n"
     )
@@ -53,15 +26,15 @@ def test_every_option_goes_to_the_plugin(convert):
     assert "unset: swanlab_description" in told
 
 
-def test_the_key_is_not_copied(convert):
-    plugins, told = convert(LISTED + "swanlab_project: fish\nswanlab_api_key: s3cr3t-key  # of the team\n")
+def test_the_key_is_not_copied(convert_axolotl):
+    plugins, told = convert_axolotl(LISTED + "swanlab_project: fish\nswanlab_api_key: s3cr3t-key  # of the team\n")
     assert plugins == {"swanlab": {"project": "fish"}}
     assert "export SWANLAB_API_KEY" in told
     assert "s3cr3t" not in told + Path("out.yaml").read_text()
     assert "# of the team" in Path("out.yaml").read_text()
 
 
-def test_what_is_off_is_not_used(convert):
-    plugins, told = convert(LISTED + "use_swanlab: false\nswanlab_project: fish\n")
+def test_what_is_off_is_not_used(convert_axolotl):
+    plugins, told = convert_axolotl(LISTED + "use_swanlab: false\nswanlab_project: fish\n")
     assert plugins is None
     assert "swanlab_project: fish; not used" in told

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from longline.plan import Plan
     from longline.plugins.account import Account
     from longline.plugins.base import LoadedPlugin
-    from longline.resume import GoingOn
+    from longline.resuming.comparing import GoingOn
 
 logger = logging.getLogger("longline.plugins")
 

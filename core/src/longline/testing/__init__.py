@@ -9,7 +9,8 @@ Fixtures:
 - `run_process`: the same in a process of its own, or with `ranks=2` in two;
 - `run_command`: any command of Longline, with your plugin's class by name as if it was installed;
 - `assert_resume_equal`: fails unless a run with your plugin, interrupted and resumed, is the run without an interruption;
-- `webhook` and `openai_server`: servers on this machine that answer as a test scripts it.
+- `webhook` and `openai_server`: servers on this machine that answer as a test scripts it;
+- `convert_axolotl`: what `longline convert axolotl` makes of some lines, for a plugin that translates keys of its own.
 
 A test of a plugin, complete:
 
@@ -27,6 +28,7 @@ events of a run, `assert_no_secret` looks for a planted secret in files, logs an
 from __future__ import annotations
 
 from longline.testing.behaviour import assert_constructor_is_idle
+from longline.testing.converting import convert_axolotl
 from longline.testing.faults import fail_at
 from longline.testing.process import Ended, run_command, run_process
 from longline.testing.recorder import UPDATE_TRACES, HookRecorder, MemoryTracker, assert_trace, summarise
@@ -77,6 +79,7 @@ __all__ = [
     "assert_trace",
     "chat",
     "chat_rows",
+    "convert_axolotl",
     "fail_at",
     "merged",
     "openai_server",

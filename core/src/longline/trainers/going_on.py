@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from transformers import TrainerState, TrainingArguments
 
-    from longline.checkpoint import Checkpoint
     from longline.plugins.run import Run
+    from longline.resuming.checkpoint import Checkpoint
     from longline.trainers.trainer import LonglineTrainer
 
 

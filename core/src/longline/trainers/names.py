@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from longline.adapter_names import Names, hint
+from longline.adapters.names import Names, hint
 from longline.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from longline import artifacts, checkpoint, endings, upstream
+from longline import artifacts, endings, upstream
 from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
+from longline.resuming import checkpoint
 from longline.trainers import plugin_states
 from longline.trainers.evaluating import EvaluatingTrainer
 from longline.trainers.going_on import NothingLeftError, between_steps, nothing_left

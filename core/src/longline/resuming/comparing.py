@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longline import artifacts, checkpoint, identity
+from longline import artifacts
 from longline.config import changes
 from longline.config.dump import resolved
 from longline.errors import ConfigError
 from longline.methods import find
 from longline.parallel.ranks import world_size
+from longline.resuming import checkpoint, identity
 
 if TYPE_CHECKING:
-    from longline.checkpoint import Checkpoint
     from longline.config.changes import Change
     from longline.config.loader import LoadedConfig
     from longline.data import Prepared
     from longline.plugins.run import State
+    from longline.resuming.checkpoint import Checkpoint
 
 FACTS = ("device", "dtype", "bf16")
 """Facts of the plan that a machine decides where the config is silent."""
