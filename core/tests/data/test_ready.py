@@ -59,6 +59,17 @@ def test_what_is_wrong_is_told_with_file_and_line(data_of, row, message):
     assert f"rows.jsonl:2: {message}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("labels", "remedy"), [([-100, 6, 448, 8], "model.tokenizer.path"), ([6, 7, 8, -100], "move them back")]
+)
+def test_rows_that_are_all_wrong_alike_are_told_once_with_what_to_do(data_of, labels, remedy):
+    row = {**GOOD, "labels": labels}
+    with pytest.raises(DataError, match="none of its 3 rows can be used, all for one reason") as caught:
+        data_of(row, row, row)
+    assert remedy in caught.value.hint
+    assert "columns:" not in caught.value.hint
+
+
 def test_padding_is_cut_off_by_the_attention_mask(data_of):
     padded = [
         {"input_ids": [5, 6, 7, 0, 0], "attention_mask": [1, 1, 1, 0, 0], "weight": [1, 2, 3, 0, 0]},

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from longline.data.notes import Notes
     from longline.data.tokenize import Encoder
 
+OTHER_TOKENIZER = "another tokenizer made them: make them anew with the model's, or name theirs in model.tokenizer.path"
+
 
 @dataclass(slots=True)
 class TokenChecks:
@@ -47,7 +49,7 @@ class TokenChecks:
         found = _integers(values, what, before)
         if len(found) and found.max() >= self.encoder.ids:
             text = f"which is not in the vocabulary of {self.encoder.ids}"
-            raise RowError(_at(what, found, int((found >= self.encoder.ids).argmax()), before, text))
+            raise RowError(_at(what, found, int((found >= self.encoder.ids).argmax()), before, text), OTHER_TOKENIZER)
         return found
 
     def _masked(self, labels: Longs, before: int) -> None:
@@ -65,7 +67,8 @@ class TokenChecks:
         for learnt, tokens, word in ((labels[:-1], ids[1:], "next"), (labels[1:], ids[:-1], "previous")):
             if (learnt >= 0).any() and ((learnt == tokens) | (learnt < 0)).all():
                 raise RowError(
-                    f"the labels are the {word} token ids; a label is the id at its own place, and the model moves it"
+                    f"the labels are the {word} token ids; a label is the id at its own place, and the model moves it",
+                    "move them back by one place, or leave the labels out where all tokens are learnt",
                 )
 
     def _compare(self, ids: Longs, labels: Longs, before: int) -> None:
