@@ -137,11 +137,25 @@ def data(state: State, tokenizer: Any, *, alone: bool = False) -> Prepared:
         )
         state.columns = prepared.columns
         prepared = replace(prepared, train=_split(state, prepared, "train"), eval=_split(state, prepared, "eval"))
+    if run.output == "score":
+        _score_ends(state, tokenizer, prepared)
     if state.command == "train":
         _count_steps(state, len(prepared.train))
     state.summary = replace(state.summary, data=prepared.report.to_dict())
     run.hook.post_data_load(run=run, data=prepared)
     return prepared
+
+
+def _score_ends(state: State, tokenizer: Any, prepared: Prepared) -> None:
+    """See to it that texts are scored where they end."""
+    from longline import scoring
+
+    splits = [split for split in (prepared.train, prepared.eval) if split is not None]
+    found = scoring.pad_apart(tokenizer, splits, named=state.loaded.config.model.tokenizer.pad_token)
+    if found:
+        state.view.fact(
+            "pads with", found[0], f"{found[1]} texts end with the token that padded, and scores are read where texts end"
+        )
 
 
 def _asked_for(state: State) -> list[Column]:

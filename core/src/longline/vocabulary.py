@@ -21,6 +21,8 @@ def grow(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> range:
     A new row is the mean of the old ones, the same in every process.
     """
     whole: Any = model
+    # A model of scores finds the end of a text by it, and the base of a saved adapter may have another one, or none.
+    whole.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     old = whole.get_input_embeddings().num_embeddings
     rows = range(old, max(old, len(tokenizer)))
     if not rows:
