@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
 
-from longline import Plugin, hookimpl, likeness
+from longline import Plugin, hookimpl
 from longline import model as models
 from longline.adapters import start as starts
 from longline.adapters.merging import merge
@@ -23,6 +23,7 @@ from longline.methods import find
 from longline.plugins import LoadedPlugin, PluginConfig
 from longline.run import train
 from longline.testing import preferences
+from longline.weights import likeness
 
 TEXT = "How many hooks for 3 cod? Take 7 hooks for the cod."
 

@@ -109,7 +109,7 @@ def test_lifecycle_hooks_are_fired_by_the_run_and_trainer_events_by_the_trainers
     stage = {name for name, facts in FACTS.items() if facts.kind != "observe" and not facts.repeated}
     events = {"on_log", "on_fact"}
     homes_of = {"run.py": set(FACTS), "stages.py": stage, "plugins/run.py": events, "inference/target.py": {"post_model_load"}}
-    homes_of |= {name: {"pre_save", "post_save"} for name in ("cli/merge.py", "saving.py")}
+    homes_of |= {name: {"pre_save", "post_save"} for name in ("cli/merge.py", "saving/final.py")}
     for name, text in homes.items():
         fired = set(re.findall(r"\bhook\.([a-z_]+)\(", text)) & set(FACTS) - free
         allowed = set(FACTS) if name.startswith("trainers/") else homes_of.get(name, set())

@@ -13,10 +13,11 @@ from peft import AutoPeftModelForCausalLM, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from longline import Plugin, hookimpl, likeness
+from longline import Plugin, hookimpl
 from longline.cli import run_cli
 from longline.errors import LonglineError, ModelError, PluginError, TrainingError
 from longline.plugins import PluginConfig
+from longline.weights import likeness
 
 TOKENS = torch.tensor([[5, 7, 11, 60, 61, 62]])
 IDLE = {

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longline import artifacts, saving, stages, upstream
+from longline import artifacts, stages, upstream
 from longline.builtin.alerts import Alerts
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
@@ -23,6 +23,7 @@ from longline.plugins import LoadedPlugin, load_plugins, plugin_problems, refuse
 from longline.plugins.run import TRAINS, Command, State
 from longline.process import allocator, garbage, signals, telemetry
 from longline.resuming import comparing
+from longline.saving import final
 from longline.trainers import plugin_states
 
 if TYPE_CHECKING:
@@ -169,13 +170,13 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     trainer = stages.trainer(state, args, stages.Ingredients(tokenizer, data, model, reference, rewards))
     trainer.record = cache(lambda: comparing.record(state, data))  # its rows are looked at when the first checkpoint is made
     state.stop.check()  # a library may have swallowed what the signal raised
-    saving.rehearse(state, trainer)
+    final.rehearse(state, trainer)
     state.stop.defer("finishing this step and saving a checkpoint")
     _train(state, trainer)
     if state.stop.obeyed and trainer.state.global_step < trainer.state.max_steps:
         state.stop.check()
     state.stop.defer("the last step is done, saving the model")
-    saving.save(state, trainer)
+    final.save(state, trainer)
     run.hook.on_save(run=run, path=run.plan.model_dir)
 
 

@@ -148,7 +148,7 @@ def data(state: State, tokenizer: Any, *, alone: bool = False) -> Prepared:
 
 def _score_ends(state: State, tokenizer: Any, prepared: Prepared) -> None:
     """See to it that texts are scored where they end."""
-    from longline import scoring
+    from longline.data import scoring
 
     splits = [split for split in (prepared.train, prepared.eval) if split is not None]
     found = scoring.pad_apart(tokenizer, splits, named=state.loaded.config.model.tokenizer.pad_token)
@@ -229,8 +229,8 @@ POLICY, REFERENCE = "policy", "reference"
 
 def model(state: State, args: Any, tokenizer: Any) -> Any:
     """Load the policy and put the adapter on."""
-    from longline import vocabulary
     from longline.trainers.names import refuse_unmatched
+    from longline.weights import vocabulary
 
     state.phase = "model"
     state.load_model = _loader(state)
@@ -245,9 +245,9 @@ def model(state: State, args: Any, tokenizer: Any) -> Any:
 
 def _adapted(state: State, args: Any, tokenizer: Any, bare: Any, rows: range) -> Any:
     """The policy with its adapter on, which is seen to be the model that it was."""
-    from longline import likeness, vocabulary
     from longline import model as models
     from longline.adapters import start as starts
+    from longline.weights import likeness, vocabulary
 
     run, config = state.view, state.loaded.config
     wanted = models.adapter_config(cast("AdapterSection", config.adapter), run.output)
@@ -288,7 +288,7 @@ def reference(state: State, args: Any, tokenizer: Any) -> Any:
 
 def _frozen(state: State, section: ModelSection, role: Role, dtype: str | None = None, *, tokenizer: Any = None) -> Any:
     """A further model, with rows for all tokens of the `tokenizer` if that is the one that it is asked in."""
-    from longline import vocabulary
+    from longline.weights import vocabulary
 
     made = load(state, section, role, dtype)
     if tokenizer is not None:
@@ -357,7 +357,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
 
 def _stop_as_learnt(state: State, made: Ingredients) -> None:
     """Let the model end with the tokens that it learns to end with: a base knows its own alone, and would go on behind others."""
-    from longline import endings
+    from longline.weights import endings
 
     if state.view.output != "tokens":
         return

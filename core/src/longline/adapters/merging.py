@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from longline import likeness
 from longline.errors import ModelError
+from longline.weights import likeness
 
 if TYPE_CHECKING:
     import torch

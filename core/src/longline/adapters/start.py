@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longline import likeness
 from longline.errors import ModelError
+from longline.weights import likeness
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ from longline.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from longline.inference.target import Target
-    from longline.reload import Saved
+    from longline.saving.reload import Saved
 
 
 @click.command()
@@ -31,11 +31,12 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
     """Merge the adapter of RUN, a run folder, into its base model. The sum is computed in float32."""
     import torch
 
-    from longline import likeness, saving
     from longline.adapters.merging import merge
     from longline.inference import target as targets
     from longline.model import switch_cache
-    from longline.reload import Saved
+    from longline.saving.final import shapers
+    from longline.saving.reload import Saved
+    from longline.weights import likeness
 
     target, weights = _adapter(run, checkpoint)
     final = output or run / "merged"
@@ -59,7 +60,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
 
     def finish(folder: Path) -> None:
         view.hook.post_save(run=view, path=folder)
-        _load_again(Saved(folder, target.section, written, view.output), merged, tokenizer, saving.shapers(target.state))
+        _load_again(Saved(folder, target.section, written, view.output), merged, tokenizer, shapers(target.state))
 
     artifacts.save_model(final, write, artifacts.card_writer(card), finish)
     click.echo(f"merged {target.name} with {target.section.path}, written to {final}")
@@ -79,8 +80,8 @@ def _adapter(run: Path, checkpoint: str | None) -> tuple[Target, Path]:
 
 def _load_again(saved: Saved, model: Any, tokenizer: Any, shaping: str) -> None:
     """Compare what was written with the model in memory. Raises TrainingError for another model."""
-    from longline import likeness
-    from longline.reload import NotComparedError
+    from longline.saving.reload import NotComparedError
+    from longline.weights import likeness
 
     try:
         found = saved.differs(model, tokenizer, likeness.tried(model, likeness.sample(tokenizer)))

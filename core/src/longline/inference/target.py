@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline import artifacts, endings, stages, upstream, vocabulary
+from longline import artifacts, stages, upstream
 from longline.config.loader import load_config, untold
 from longline.config.sections import ModelSection
 from longline.errors import ConfigError
@@ -15,6 +15,7 @@ from longline.methods import find
 from longline.methods.base import Method
 from longline.model import load_tokenizer, put_on
 from longline.run import open_run
+from longline.weights import endings, vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

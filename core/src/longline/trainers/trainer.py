@@ -17,7 +17,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from longline import artifacts, endings, upstream
+from longline import artifacts, upstream
 from longline.adapters import start as starts
 from longline.errors import ConfigError, TrainingError
 from longline.parallel.ranks import most
@@ -26,6 +26,7 @@ from longline.trainers import plugin_states
 from longline.trainers.evaluating import EvaluatingTrainer
 from longline.trainers.going_on import NothingLeftError, between_steps, nothing_left
 from longline.trainers.sampling import LengthGroupedSampler
+from longline.weights import endings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

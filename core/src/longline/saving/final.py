@@ -39,8 +39,8 @@ def save(state: State, trainer: Any) -> None:
     Raises:
         TrainingError: it cannot be written, or what was written is another model than the one in memory.
     """
-    from longline import likeness
     from longline.model import switch_cache
+    from longline.weights import likeness
 
     state.phase = "save"
     run, plan = state.view, state.plan
@@ -74,8 +74,8 @@ def _write_config(model: Any, folder: Path) -> None:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from longline import endings
     from longline.adapters import start
+    from longline.weights import endings
 
     if isinstance(model, PeftModel):
         model.create_or_update_model_card(str(folder))
@@ -125,7 +125,7 @@ def _card(state: State) -> artifacts.Write:
 
 def _load_again(state: State, trainer: Any, model: Any, seen: Any, path: Path) -> None:
     """Compare what was saved in `path` with the logits of the model in memory; keep what is another under a name that says so."""
-    from longline import reload
+    from longline.saving import reload
 
     run, plan, args = state.view, state.plan, trainer.args
     saved = reload.Saved(path, state.loaded.config.model, plan.dtype, run.output)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longline import likeness, vocabulary
 from longline import model as models
 from longline.adapters.start import CONFIG
 from longline.config.sections import ModelSection
 from longline.errors import TrainingError
+from longline.weights import likeness, vocabulary
 
 if TYPE_CHECKING:
     import torch
