@@ -421,34 +421,7 @@ def test_a_gguf_file_is_tuned_merged_and_saved(place, gguf, plain, adapter, caps
     )
 
 
-# --- runs and plan ------------------------------------------------------------------------------------------------------------
-
-
-def test_runs_lists_what_is_there_newest_first(run, full, place, tmp_path, capsys):
-    for source, name in ((run, "a/first"), (full, "second")):
-        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors", "checkpoint-*"))
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "run.json").write_text("{")
-    assert run_cli(["runs", str(tmp_path)]) == 0
-    out, err = capsys.readouterr()
-    assert f"left out: {tmp_path / 'broken' / 'run.json'} cannot be read" in err
-    lines = out.splitlines()
-    assert lines[0].split() == ["run", "status", "method", "steps", "loss", "eval", "loss", "seconds", "started"]
-    assert [line.split()[:4] for line in lines[1:]] == [
-        [str(tmp_path / "second"), "completed", "sft", "6"],
-        [str(tmp_path / "a" / "first"), "completed", "sft", "6"],
-    ]
-    assert f"{logged(run, 'eval_loss')[6]:.4f}" in lines[2]
-    assert run_cli(["runs", str(tmp_path), "--json"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["path"] for row in rows] == [str(tmp_path / "second"), str(tmp_path / "a" / "first")]
-    assert rows[1]["summary"] == json.loads((run / "run.json").read_text())["summary"]
-
-
-def test_runs_of_nothing(tmp_path, capsys):
-    assert run_cli(["runs", str(tmp_path)]) == 2
-    assert f"no run below {tmp_path}" in capsys.readouterr().err
-    assert run_cli(["runs", str(tmp_path / "nowhere")]) == 2
+# --- plan -------------------------------------------------------------------------------------------------------------------
 
 
 def test_plan_prints_facts_and_who_answers(place, capsys):

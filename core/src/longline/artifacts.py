@@ -128,6 +128,25 @@ def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
         raise _not_writable(folder, error) from error
 
 
+def remove(run_dir: Path, names: Sequence[str]) -> list[str]:
+    """Delete these names of a run folder, and the folder if nothing else is in it; return what of others is.
+
+    Raises:
+        ConfigError: the run is going on, or a file cannot be deleted.
+    """
+    with claim(run_dir, resume=True, overwrite=False, files=()):
+        try:
+            # the manifest last: a deletion that is cut off leaves a run that can be deleted
+            for path in sorted((run_dir / name for name in names), key=lambda path: path.name == "run.json"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            left = sorted(path.name for path in run_dir.iterdir() if path.name not in (".lock", *OWN_NAMES))
+            if not left and not (run_dir / "run.json").exists():
+                shutil.rmtree(run_dir)
+        except OSError as error:
+            raise ConfigError(f"cannot delete {error.filename}: {error.strerror}") from error
+    return left
+
+
 def plugin_files(run_dir: Path) -> list[str]:
     """What the plugins of an earlier run in this folder wrote beside its own files; nothing if there is no readable manifest."""
     try:

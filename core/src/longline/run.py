@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longline import artifacts, stages, upstream
+from longline.builtin import manifest
 from longline.builtin.alerts import Alerts
 from longline.builtin.clock import StageClock
 from longline.builtin.console import Console
@@ -109,19 +110,21 @@ def _whole(state: State, overwrite: bool) -> RunResult:
     with ExitStack() as stack:
         if run.is_main:
             resumed = state.going_on is not None
-            stack.enter_context(artifacts.claim(run.output_dir, resume=resumed, overwrite=overwrite, files=_files(state)))
+            stack.enter_context(
+                artifacts.claim(run.output_dir, resume=resumed, overwrite=overwrite, files=manifest.files(state))
+            )
             stack.enter_context(comparing.untouched(state.going_on, run.plan.manifest_path))
             if not resumed:
                 artifacts.write_config(run.plan.config_path, state.resolved)
         found = plugin_states.read(run.resumed_from, state.plugins, run.rank) if run.resumed_from else plugin_states.NOTHING
         state.restored = found.states
         ended = signals.handling(
-            state.stop, lambda signum: _write_manifest(state, "interrupted", 128 + signum), talks=run.is_main
+            state.stop, lambda signum: manifest.write(state, "interrupted", 128 + signum), talks=run.is_main
         )
         stack.enter_context(ended)
         slow = stack.enter_context(watch.watching(state.bus, run.mask))
         try:
-            _write_manifest(state, "running", None)
+            manifest.write(state, "running", None)
             _stages(state, found.notes)
             status, code = "completed", EXIT_DONE
         except (Interrupted, KeyboardInterrupt) as stop:  # a library may have put the second in the place of the first
@@ -140,7 +143,7 @@ def _whole(state: State, overwrite: bool) -> RunResult:
             try:
                 run.hook.on_run_end(run=run, status=status, summary=run.summary)
             finally:
-                _close_manifest(state, status, code)
+                manifest.close(state, status, code)
     return RunResult(status, code, run.output_dir, run.summary)
 
 
@@ -221,57 +224,3 @@ def _hear_other_ranks(state: State) -> None:
         for name, hooks in failures.items():
             for hook, (count, error) in hooks.items():
                 run.alert(f"a plugin failed on rank {rank}", f"{name} failed {count} times in {hook}, the last time: {error}")
-
-
-# --- the manifest ---------------------------------------------------------------------------------------------------------------
-
-
-def _close_manifest(state: State, status: Status, exit_code: int) -> None:
-    """Write how the run ended. On a disk that is full, what made the run fail is the better thing to tell."""
-    try:
-        _write_manifest(state, status, exit_code)
-    except OSError as error:
-        if status != "failed":
-            raise artifacts.not_written(error, state.plan.manifest_path) from error
-
-
-def _files(state: State) -> list[str]:
-    """What plugins write into the run folder, by their own account."""
-    return sorted({name for plugin in state.plugins for name in getattr(plugin.instance, "files", ())})
-
-
-def _write_manifest(state: State, status: str, exit_code: int | None) -> None:
-    if state.is_main:
-        artifacts.write_manifest(state.plan.manifest_path, _manifest(state, status, exit_code), state.view.mask)
-
-
-def _manifest(state: State, status: str, exit_code: int | None) -> dict[str, Any]:
-    run, summary = state.view, state.summary
-    return {
-        "id": run.id,
-        "status": status,
-        "exit_code": exit_code,
-        "started": run.started,
-        "ended": artifacts.now() if exit_code is not None else None,
-        "method": run.config.method,
-        "model": run.config.model.path,
-        "world_size": run.world_size,
-        "resumed_from": str(run.resumed_from) if run.resumed_from else None,
-        "plan": {fact.name: fact.value for fact in run.plan.facts},
-        "versions": artifacts.versions(),
-        "plugins": [{"name": p.name, "distribution": p.distribution, "version": p.version} for p in run.plugins],
-        "files": _files(state),
-        "data": summary.data,
-        "summary": {
-            "steps": summary.steps,
-            "epochs": summary.epochs,
-            "train_seconds": round(summary.train_seconds, 3),
-            "tokens": summary.tokens,
-            "from_step": summary.from_step,
-            "from_tokens": summary.from_tokens,
-            "metrics": summary.metrics,
-        },
-        "alerts": state.alerts(),
-        "stages": state.seconds(),
-        "hooks": run.account.as_dict(),
-    }

@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plugins": ("longline.cli.plugins", "List installed plugins, or show one."),
     "schema": ("longline.cli.schema", "Print the JSON schema of a config, with the options of all installed plugins."),
     "doctor": ("longline.cli.doctor", "Look at this machine, what is installed, and what a config needs of both."),
-    "runs": ("longline.cli.runs", "List runs with status, steps and last metrics."),
+    "runs": ("longline.cli.runs", "List, sort and filter runs; show one, compare several, delete."),
     "new": ("longline.cli.new", "Write a commented config to start from."),
     "convert": ("longline.cli.convert", "Translate another tool's config, and say of every key what became of it."),
 }
