@@ -1,4 +1,4 @@
-"""Writes the generated references, docs/reference/*.md, and the import contract.
+"""Writes the generated references, docs/reference/*.md, pages of plugins that are their README, and the import contract.
 
     python docs/generate.py            # writes them
     python docs/generate.py --check    # compares with what is there; exit status 1 names each stale page
@@ -60,8 +60,8 @@ def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
     """Write the pages into `folder`, or with --check compare; returns the exit status."""
     stale = []
     texts = {CONTRACT: contract()}
-    for name, page in PAGES.items():
-        texts[folder / f"{name}.md"] = f"<!-- Written by {COMMAND}; edit the code, not this page. -->\n\n{page().rstrip()}\n"
+    texts |= {folder / f"{name}.md": marked(page(), "the code") for name, page in PAGES.items()}
+    texts |= {folder.parent / "plugins" / f"{name}.md": marked(plugin_page(name), "its README") for name in FROM_README}
     for path, text in texts.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
@@ -74,6 +74,11 @@ def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
         shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         print(f"{shown} is stale: run `{COMMAND}`", file=sys.stderr)
     return 1 if stale else 0
+
+
+def marked(text: str, source: str) -> str:
+    """A page under a line that says where it is changed."""
+    return f"<!-- Written by {COMMAND}; edit {source}, not this page. -->\n\n{text.rstrip()}\n"
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------------------------
@@ -609,6 +614,19 @@ def test_kit() -> Iterator[str]:
             yield described(home, node.name, "###")
 
 
+# --- the pages of plugins -----------------------------------------------------------------------------------------------------
+
+FROM_README = ("cce", "completions", "lark", "profiling", "swanlab")
+"""The plugins whose README is their page; those of others are written by hand, in docs/plugins."""
+
+
+def plugin_page(name: str) -> str:
+    """The README of a plugin as a page: under its name, with links that hold in the site."""
+    text = (ROOT / "plugins" / f"longline-{name}" / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"^# longline-", "# ", text).replace("](../../README.md)", "](../index.md)").replace("](../../docs/", "](../")
+    return re.sub(r"\[([^]]+)\]\((?!https?:|\.\.)[^)]+\)", r"\1", text)  # files of the distribution are not in the site
+
+
 # --- axolotl --------------------------------------------------------------------------------------------------------------------
 
 AXOLOTL_INTRO = """\
@@ -672,7 +690,7 @@ KERNELS_INTRO = """\
 # Model types of the loss kernels
 
 Measured by tests on a tiny random model of each type, with and without the kernel. What the kernels are is told in
-[Loss kernels](../kernels.md)."""
+[Memory](../memory.md#logits)."""
 CCE_INTRO = """\
 ## longline-cce
 

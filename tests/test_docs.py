@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from longline import Plugin, hookimpl, hookspecs
-from longline.cli import COMMANDS, cli, run_cli
+from longline.cli import COMMANDS, cli, command_line, run_cli
 from longline.cli.convert import report
 from longline.config.loader import load_config
 from longline.config.sections import Config
@@ -50,6 +50,7 @@ READMES = [
     *sorted(ROOT.glob("plugins/*/README.md")),
 ]
 PAGES = [*READMES, *sorted(DOCS.rglob("*.md"))]
+CAN_DO = DOCS / "what-a-plugin-can-do.md"
 EXAMPLE = ROOT / "examples" / "minimal-plugin"
 BASE = {"model": {"path": "owner/model"}, "data": {"train": "rows.jsonl"}, "output_dir": "runs/demo"}
 
@@ -133,6 +134,7 @@ def test_the_references_are_current(generate: ModuleType, capsys: pytest.Capture
 def test_a_stale_page_is_named_with_what_to_run(generate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pages = tmp_path / "reference"
     shutil.copytree(DOCS / "reference", pages)
+    shutil.copytree(DOCS / "plugins", tmp_path / "plugins")
     (pages / "hooks.md").write_text((pages / "hooks.md").read_text().replace("on_log", "on_lag"))
     (pages / "commands.md").unlink()
     assert generate.main(["--check"], pages) == 1
@@ -374,7 +376,7 @@ def test_commands_exist_with_their_options(item: str, tmp_path: Path, monkeypatc
         if word.startswith("runs/"):
             Path(word).mkdir(parents=True, exist_ok=True)
     Path("runs").mkdir(exist_ok=True)
-    parse(words[1:], cli, click.Context(cli, info_name="longline", **cli.context_settings))
+    parse(words[1:], command_line, click.Context(command_line, info_name="longline", **cli.context_settings))
 
 
 def test_the_reader_of_commands_refuses_what_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -444,7 +446,7 @@ def test_the_table_of_train_on_is_right():
     from longline.config import doors
     from longline.data.formats import GROUP, find
 
-    section = (DOCS / "data.md").read_text(encoding="utf-8").partition("## What is learnt: train_on")[2].partition("\n## ")[0]
+    section = (DOCS / "masks.md").read_text(encoding="utf-8").partition("## train_on")[2].partition("\n## ")[0]
     rows = [re.findall(r"`(\w+)`", line) for line in section.splitlines() if line.startswith("| `")]
     assert {row[0]: (row[1], tuple(row[2:])) for row in rows} == {
         name: (find(name).train_on[0], find(name).train_on) for name in doors.own(GROUP)
@@ -475,8 +477,9 @@ def test_python_is_valid(item: Block):
 
 def plugin_in(page: Path, name: str) -> Any:
     """Run the block of a page that defines a plugin, and return its names."""
-    text = next(block.text for block in blocks_of(page) if block.language == "python" and f"class {name}(Plugin)" in block.text)
+    block = next(block for block in blocks_of(page) if block.language == "python" and f"class {name}(Plugin)" in block.text)
     names: dict[str, Any] = {"__name__": "shown_plugin"}
+    text = "\n" * block.line + block.text  # pydantic reads the source of options, at its place in the page
     exec(compile(text, str(page), "exec", dont_inherit=True), names)
     Bus([LoadedPlugin.of(names[name](names[name].Config()))])
     return names
@@ -495,7 +498,7 @@ def test_the_hook_in_the_readme_has_15_lines_and_works(run_longline: Any):
 
 
 def test_the_optimizer_in_the_tutorial_replaces_the_cores(run_longline: Any):
-    names = plugin_in(DOCS / "writing-a-plugin.md", "MomentumPlugin")
+    names = plugin_in(CAN_DO, "MomentumPlugin")
     outcome = run_longline(plugins=[names["MomentumPlugin"](names["MomentumConfig"]())], trainer={"max_steps": 2})
     hooks = outcome.manifest["hooks"]
     assert hooks["plugins"]["momentum"]["provide_optimizer"]["calls"] == 1
@@ -504,7 +507,7 @@ def test_the_optimizer_in_the_tutorial_replaces_the_cores(run_longline: Any):
 
 
 def test_the_loss_in_the_tutorial_counts_by_a_column(run_longline: Any, tmp_path: Path):
-    trust = plugin_in(DOCS / "writing-a-plugin.md", "TrustPlugin")["TrustPlugin"]
+    trust = plugin_in(CAN_DO, "TrustPlugin")["TrustPlugin"]
     losses = []
     for value in (1.0, 0.25):
         rows = tmp_path / f"trusted-{value}.jsonl"
@@ -516,7 +519,7 @@ def test_the_loss_in_the_tutorial_counts_by_a_column(run_longline: Any, tmp_path
 
 
 def test_the_mean_in_the_tutorial_is_resumed_and_checked(run_longline: Any, run_config: Any):
-    names = plugin_in(DOCS / "writing-a-plugin.md", "SmoothPlugin")
+    names = plugin_in(CAN_DO, "SmoothPlugin")
 
     def plugin() -> Any:
         return names["SmoothPlugin"](names["SmoothConfig"](decay=0.5))
@@ -556,9 +559,9 @@ def test_a_run_has_what_the_pages_say(run_longline: Any):
 
     onlooker = Onlooker(Onlooker.Config())
     outcome = run_longline(plugins=[onlooker], trainer={"save_strategy": "steps", "save_steps": 5, "logging_first_step": True})
-    attributes = first_column(DOCS / "writing-a-plugin.md", "### run")
+    attributes = first_column(CAN_DO, "## What a plugin knows: run")
     assert sorted(attributes) == [f"run.{name}" for name in dir(onlooker.run) if not name.startswith("_")]
-    tutorial = " ".join((DOCS / "writing-a-plugin.md").read_text(encoding="utf-8").split())
+    tutorial = " ".join(CAN_DO.read_text(encoding="utf-8").split())
     *phases, last = get_args(Phase)
     assert f"{', '.join(phases)} or {last}" in tutorial
     folder = {name.rstrip("/") for name in first_column(DOCS / "runs.md", "")}

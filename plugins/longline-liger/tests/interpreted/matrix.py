@@ -24,7 +24,7 @@ from longline_liger.refusals import WRONG
 
 HERE = Path(__file__).parents[1]
 RESULT = HERE / "matrix.json"
-DOCS = HERE.parents[2] / "docs" / "kernels-liger.md"
+DOCS = HERE.parents[2] / "docs" / "plugins" / "liger.md"
 LOSS, GRADIENT = 1e-5, 1e-4
 CANNOT = ("0 active drivers", "InterpreterError")
 """How the interpreter says that it cannot run a kernel."""

@@ -1,0 +1,14 @@
+"""A hook of mkdocs: the section "Plugins" has a page for each plugin that has one, and nobody needs to list them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def on_config(config: Any) -> None:
+    """Add docs/plugins/*.md to the navigation."""
+    folder = Path(config.docs_dir)
+    [section] = [item["Plugins"] for item in config.nav if isinstance(item, dict) and "Plugins" in item]
+    pages = (path.relative_to(folder).as_posix() for path in sorted((folder / "plugins").glob("*.md")))
+    section.extend(page for page in pages if page not in section)
