@@ -12,7 +12,7 @@ from longline import Plugin, hookimpl
 from longline.plan import MULTIPLE
 from longline.plugins import PluginConfig
 from longline.trainers.compact import compact_fused_head
-from longline.upstream import PER_TOKEN
+from longline.upstream.trl import PER_TOKEN
 
 SIZES = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 EVERYTHING = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")

@@ -103,7 +103,7 @@ def test_every_kind_of_metadata_reads_the_same(tmp_path, order):
     from transformers.modeling_gguf_pytorch_utils import read_field
 
     slow = gguf.GGUFReader(path)
-    with upstream.reading_gguf():
+    with upstream.gguf.reading_gguf():
         quick = gguf.GGUFReader(path)
     assert type(quick) is not type(slow)
     assert gguf.GGUFReader is type(slow)

@@ -14,7 +14,7 @@ from longline.config.unread import ANY, by_optimizer, by_scheduler, fsdp_keys
 from longline.errors import ConfigError
 from longline.testing import HookRecorder
 from longline.trainers.trying import try_optimizer
-from longline.upstream import ADAM
+from longline.upstream.transformers import ADAM
 
 KEYS = (
     *("alpha", "beta1", "beta2", "beta3", "bf16_stochastic_round", "block_size", "centered", "compensation_buffer_dtype"),

@@ -82,7 +82,7 @@ def _loading(what: str, section: ModelSection, load: Callable[[], Any]) -> Any:
     """Run `load`; whatever a library raises becomes a ModelError that says what was loaded from where."""
     of_gguf = section.path.endswith(".gguf") or section.gguf_file
     try:
-        with upstream.reading_gguf() if of_gguf else nullcontext():
+        with upstream.gguf.reading_gguf() if of_gguf else nullcontext():
             return load()
     except LonglineError:
         raise
@@ -253,10 +253,10 @@ def _require_library(attention: str | None) -> None:
 
 def _require_support(config: PretrainedConfig, attention: str | None, output: Output) -> None:
     """Refuse an attention that the model's class does not have, and say what it has."""
-    model_class = upstream.class_of(_auto_class(type(config), output), config)
+    model_class = upstream.transformers.class_of(_auto_class(type(config), output), config)
     if attention not in ATTENTION or model_class is None:
         return
-    has = upstream.attentions_of(model_class, ATTENTION)
+    has = upstream.transformers.attentions_of(model_class, ATTENTION)
     if attention in has:
         return
     text = f"model.attn_implementation: {model_class.__name__} has no {attention}"
@@ -301,11 +301,11 @@ def load_model(section: ModelSection, kwargs: dict[str, Any], output: Output = "
     _tell_of_random(section, model, found["missing_keys"], output)
     if kwargs.get("gguf_file"):
         # transformers refuses to train or save a model that carries them, though the weights are plain already.
-        upstream.drop_quantisation_marks(model)
+        upstream.transformers.drop_quantisation_marks(model)
     elif getattr(model, "is_quantized", False):
-        upstream.keep_gradients(model)
+        upstream.bitsandbytes.keep_gradients(model)
     # Asked for and not applied is an error, never a warning.
-    wanted, got = kwargs.get("attn_implementation"), upstream.attention_of(model)
+    wanted, got = kwargs.get("attn_implementation"), upstream.transformers.attention_of(model)
     if wanted is not None and got != wanted:
         raise ModelError(f"model.attn_implementation: asked for {wanted}, the model took {got}")
     return model
@@ -367,10 +367,10 @@ def best_attention(section: ModelSection, output: Output = "tokens") -> tuple[st
         if Path(source.path).is_dir():
             raise
         return None
-    model_class = upstream.class_of(_auto_class(type(config), output), config)
+    model_class = upstream.transformers.class_of(_auto_class(type(config), output), config)
     if model_class is None:
         return None
-    has = upstream.attentions_of(model_class, ATTENTION)
+    has = upstream.transformers.attentions_of(model_class, ATTENTION)
     return next(name for name in BEST if name in has), model_class.__name__
 
 

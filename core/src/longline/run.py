@@ -207,7 +207,7 @@ def _train(state: State, trainer: Any) -> None:
     except NothingLeftError as told:
         if not state.stop.obeyed:
             state.view.alert("nothing is left to train", str(told), "info")
-            upstream.load_best(trainer)
+            upstream.transformers.load_best(trainer)
     finally:
         seconds = time.perf_counter() - begin
         state.summary = replace(state.summary, train_seconds=seconds, steps=trainer.state.global_step)

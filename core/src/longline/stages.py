@@ -80,7 +80,7 @@ def arguments(state: State) -> Any:
     if args.n_gpu > 1:
         # Otherwise transformers would spread each batch over all of them by threads, which is slow and changes the batch.
         state.view.alert("one GPU is used", f"this machine has {args.n_gpu}; --nproc {args.n_gpu} trains on all of them")
-        upstream.use_one_gpu(args)
+        upstream.transformers.use_one_gpu(args)
     return args
 
 
@@ -237,7 +237,7 @@ def model(state: State, args: Any, tokenizer: Any) -> Any:
     run, config = state.view, state.loaded.config
     made = load(state, config.model, POLICY)
     rows = vocabulary.grow(made, tokenizer)
-    state.replan(state.plan.with_attention(str(upstream.attention_of(made)), type(made).__name__))
+    state.replan(state.plan.with_attention(str(upstream.transformers.attention_of(made)), type(made).__name__))
     refuse_unmatched(state.loaded, made)
     run.hook.post_model_load(run=run, model=made, role=POLICY)
     return made if config.adapter is None else _adapted(state, args, tokenizer, made, rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from longline.config import unread
 from longline.config.check import Check, adder
 from longline.config.explain import nearest
-from longline.upstream import ADAM
+from longline.upstream.transformers import ADAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from longline.config.fields import fields_of, find_class, module_of
-from longline.upstream import ADAM, OPTIMIZERS, SCHEDULERS
+from longline.upstream.transformers import ADAM, OPTIMIZERS, SCHEDULERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -100,7 +100,7 @@ class DatasetSource:
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint that `datasets` keeps of a revision; of a folder, a hash of its files."""
-        digest = xxhash.xxh3_128(upstream.fingerprint(self.dataset).encode())
+        digest = xxhash.xxh3_128(upstream.datasets.fingerprint(self.dataset).encode())
         return _content(digest, sorted(self.folder.rglob("*.arrow"))) if self.folder else digest.hexdigest()
 
     def rows(self) -> Iterator[tuple[Origin, Mapping[str, Any] | str]]:

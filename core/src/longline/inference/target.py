@@ -108,7 +108,7 @@ def _weights(run_dir: Path, checkpoint: str | None) -> Path:
             )
         return run_dir / "model"
     for path in (run_dir / checkpoint, Path(checkpoint)):
-        if (path / upstream.STATE_FILE).is_file():
+        if (path / upstream.transformers.STATE_FILE).is_file():
             return path
     names = ", ".join(path.name for path in artifacts.checkpoints(run_dir)) or "none"
     raise ConfigError(f"--checkpoint: {checkpoint} is none of the run's checkpoints: {names}")

@@ -112,7 +112,7 @@ class HeadTap:
         """Make the model as it was."""
         for hook in self._hooks:
             hook.remove()
-        upstream.restore_loss(self._model)
+        upstream.transformers.restore_loss(self._model)
 
     @contextmanager
     def armed(self, labels: torch.Tensor) -> Iterator[None]:
@@ -206,7 +206,7 @@ def unfit(model: PreTrainedModel) -> str | None:
     name = inner.config.model_type
     if inner.get_output_embeddings() is None:
         return f"{name} has no output head"
-    if not upstream.has_common_loss(inner):
+    if not upstream.transformers.has_common_loss(inner):
         return f"{name} has a loss of its own"
     return None
 

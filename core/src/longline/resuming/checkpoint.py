@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longline import upstream
 from longline.artifacts import checkpoints
 from longline.errors import ConfigError
+from longline.upstream.transformers import ENGINE, OPTIMIZER, RANDOM, SCHEDULER, STATE_FILE, WEIGHTS
 
 RECORD = "longline.json"
 
@@ -41,9 +41,9 @@ def find(run_dir: Path, wanted: str, *, weights_only: bool = False) -> Checkpoin
         ConfigError: there is none, or it is not whole.
     """
     path = _place(run_dir, wanted)
-    state = _read_json(path / upstream.STATE_FILE)
+    state = _read_json(path / STATE_FILE)
     if type(state.get("global_step")) is not int or not isinstance(state.get("log_history"), list):
-        raise _not_whole(path, f"{upstream.STATE_FILE} is not the state of a trainer")
+        raise _not_whole(path, f"{STATE_FILE} is not the state of a trainer")
     record = _read_json(path / RECORD) if (path / RECORD).exists() else {}
     missing = list(_missing(path, weights_only=weights_only))
     if "weights" in missing:
@@ -52,7 +52,7 @@ def find(run_dir: Path, wanted: str, *, weights_only: bool = False) -> Checkpoin
         hint = f"--resume {path} --weights-only goes on with its weights: optimizer and schedule start anew"
         raise ConfigError(f"--resume: {path} has no {', '.join(missing)}, so the run would not be the same", hint=hint)
     for file in sorted(path.iterdir()):
-        kept = file.suffix in {".pt", ".pth", ".bin"} and not file.name.startswith(upstream.WEIGHTS)
+        kept = file.suffix in {".pt", ".pth", ".bin"} and not file.name.startswith(WEIGHTS)
         if file.is_file() and not (weights_only and kept) and not _is_whole(file):
             raise _not_whole(path, f"{file.relative_to(path)} is cut or broken")
     return Checkpoint(path, state, record)
@@ -66,7 +66,7 @@ def _place(run_dir: Path, wanted: str) -> Path:
             raise ConfigError(f"--resume: {run_dir} has no checkpoint", hint=hint)
         return found[-1]
     path = Path(wanted)
-    if not (path / upstream.STATE_FILE).is_file():
+    if not (path / STATE_FILE).is_file():
         hint = "give a checkpoint-N folder, or nothing for the last one"
         raise ConfigError(f"--resume: {wanted} is not a checkpoint", hint=hint)
     return path
@@ -80,11 +80,11 @@ def _not_whole(path: Path, why: str) -> ConfigError:
 
 def _missing(path: Path, *, weights_only: bool) -> Iterator[str]:
     """What a checkpoint needs and has not; the first of the names that a file may have."""
-    needed: dict[str, str | tuple[str, ...]] = {"weights": upstream.WEIGHTS}
+    needed: dict[str, str | tuple[str, ...]] = {"weights": WEIGHTS}
     if not weights_only:
-        needed |= {"optimizer": upstream.OPTIMIZER, "scheduler": upstream.SCHEDULER, "random state": upstream.RANDOM}
+        needed |= {"optimizer": OPTIMIZER, "scheduler": SCHEDULER, "random state": RANDOM}
     names = [item.name for item in path.iterdir()]
-    engine = any(name.startswith(upstream.ENGINE) for name in names)  # has all but the random state in files of its own
+    engine = any(name.startswith(ENGINE) for name in names)  # has all but the random state in files of its own
     for what, starts in needed.items():
         if not any(name.startswith(starts) for name in names) and not (engine and what != "random state"):
             yield what

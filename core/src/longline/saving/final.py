@@ -98,7 +98,7 @@ def _save_plainly(trainer: Any, folder: Path) -> None:
     from longline import upstream
     from longline.adapters import start
 
-    if trainer.whole is None and (trainer.is_fsdp_enabled or upstream.has_partitioned_weights()):
+    if trainer.whole is None and (trainer.is_fsdp_enabled or upstream.transformers.has_partitioned_weights()):
         raise TrainingError("the weights are spread over ranks")
     state, file = trainer.whole or trainer.model.state_dict(), "model.safetensors"
     if isinstance(trainer.model, PeftModel):

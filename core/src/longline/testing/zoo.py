@@ -130,7 +130,7 @@ def build(model_type: str, *, seed: int = 0, **settings: Any) -> PreTrainedModel
     config = tiny_config(model_type, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = upstream.from_config(model_class(model_type), config, torch.float32)
+        model: PreTrainedModel = upstream.transformers.from_config(model_class(model_type), config, torch.float32)
         with torch.no_grad():
             for parameter in dict.fromkeys(model.parameters()):
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -180,7 +180,7 @@ def model_class(model_type: str) -> Any:
     model_type = WHOLES.get(model_type, model_type)
     if model_type in CLASSES:
         return getattr(transformers, CLASSES[model_type], None)
-    text, towers = upstream.text_classes()
+    text, towers = upstream.transformers.text_classes()
     composite = bool(getattr(CONFIG_MAPPING[model_type], "sub_configs", None))
     for mapping in (*towers, text) if composite else (text, *towers):
         if model_type in mapping:

@@ -119,12 +119,12 @@ class AnsweringTrainer(TrlTrainer):
 
     def between_steps(self) -> dict[str, Any]:
         """Keep the answers that are not used up, too."""
-        return {**super().between_steps(), **upstream.answers_left(self), "cells": getattr(self, "_kept", {})}
+        return {**super().between_steps(), **upstream.trl.answers_left(self), "cells": getattr(self, "_kept", {})}
 
     def take_up(self, kept: Mapping[str, Any]) -> None:
         """Learn on from them."""
         super().take_up(kept)
-        upstream.answer_from(self, kept)
+        upstream.trl.answer_from(self, kept)
         self._kept = kept["cells"]
 
     def kept_cells(self) -> list[dict[str, Cell]]:
@@ -169,7 +169,7 @@ class AnsweringTrainer(TrlTrainer):
         if args.disable_dropout:
             for layer in (module for module in model.modules() if isinstance(module, torch.nn.Dropout)):
                 layer.p = 0.0
-        upstream.fuse_head(model, args)
+        upstream.trl.fuse_head(model, args)
         compact_fused_head(model)
         prepared = self.ref_model = self.place(model)
         if args.sync_ref_model:

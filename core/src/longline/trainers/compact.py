@@ -62,7 +62,7 @@ class _KeptStates:
 
 def _spread(output: Any, mask: torch.Tensor) -> Any:
     """Put the fields [1, N] of the scored tokens back where `mask` [rows, length - 1] is set."""
-    for name in upstream.PER_TOKEN:
+    for name in upstream.trl.PER_TOKEN:
         values = getattr(output, name)
         if values is not None:
             # also without any label, the zeros stay connected with the model

@@ -54,7 +54,7 @@ class ConcatenatedTrainer(ComparingTrainer):
             if not hidden:
                 enable_progress_bars()
         trainer.train_dataset, trainer.eval_dataset = parts.train, parts.eval
-        upstream.accept_collator(trainer)
+        upstream.trl.accept_collator(trainer)
         return trainer
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:

@@ -31,7 +31,7 @@ def restore_callbacks(trainer: LonglineTrainer, checkpoint: Checkpoint) -> None:
     back a stop that a signal asked for.
     """
     kept = checkpoint.state.get("stateful_callbacks") or {}
-    exporting = [callback for callback in trainer.callback_handler.callbacks if upstream.exports_state(callback)]
+    exporting = [callback for callback in trainer.callback_handler.callbacks if upstream.transformers.exports_state(callback)]
     for name in dict.fromkeys(type(callback).__name__ for callback in exporting):
         alike = [callback for callback in exporting if type(callback).__name__ == name]
         states = kept.get(name, [])

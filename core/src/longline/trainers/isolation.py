@@ -64,7 +64,7 @@ def require_isolation(trainer: LonglineTrainer) -> None:
         ModelError: they differ.
     """
     model: Any = bare(trainer.model)
-    name, taken = model.config.model_type, upstream.attention_of(model)
+    name, taken = model.config.model_type, upstream.transformers.attention_of(model)
     try:
         seen = _look(trainer)
     except TypeError as error:
@@ -81,7 +81,7 @@ def require_isolation(trainer: LonglineTrainer) -> None:
 
 def _others(trainer: LonglineTrainer, model: Any, taken: str | None) -> list[str]:
     """The attentions that could be tried instead."""
-    able = upstream.attentions_of(type(model), ATTENTION)
+    able = upstream.transformers.attentions_of(type(model), ATTENTION)
     return [name for name in able if name != taken and trainer.args.device.type in ATTENTION[name].devices]
 
 

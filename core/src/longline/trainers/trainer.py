@@ -109,12 +109,12 @@ class LonglineTrainer(EvaluatingTrainer):
         # Sharded checkpoints: torch cannot write a gathered one over gloo.
         plugin = FullyShardedDataParallelPlugin(**{**self.args.fsdp_plugin_args, "state_dict_type": "SHARDED_STATE_DICT"})
         # What was asked for and is not done has to be an error, or be done.
-        upstream.turn_on_fsdp(self, plugin)
+        upstream.accelerate.turn_on_fsdp(self, plugin)
 
     def place(self, model: Any) -> Any:
         """Make a frozen model ready to be asked beside the policy: on the device, or sharded as the policy is; returns it."""
         if self.is_fsdp_enabled:
-            return upstream.shard_reference(model, self.accelerator)
+            return upstream.trl.shard_reference(model, self.accelerator)
         return self.accelerator.prepare_model(model, evaluation_mode=True)
 
     def save_final(self, folder: Path) -> None:
@@ -218,11 +218,11 @@ class LonglineTrainer(EvaluatingTrainer):
 
     def between_steps(self) -> dict[str, Any]:
         """What this rank has of the steps that are done and neither told nor used up: plain values and tensors."""
-        return {**upstream.between_logs(self), "tokens": self._tokens}
+        return {**upstream.transformers.between_logs(self), "tokens": self._tokens}
 
     def take_up(self, kept: Mapping[str, Any]) -> None:
         """Go on with what `between_steps` told."""
-        upstream.log_from(self, kept)
+        upstream.transformers.log_from(self, kept)
         self._tokens.copy_(kept["tokens"])
 
     # --- what was trained on ----------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class LonglineTrainer(EvaluatingTrainer):
             endings.keep(self.model, folder)
         super()._save(output_dir, self.whole)
         self.whole = None
-        (folder / upstream.ARGUMENTS_FILE).unlink(missing_ok=True)
+        (folder / upstream.transformers.ARGUMENTS_FILE).unlink(missing_ok=True)
         if (folder / starts.CONFIG).is_file():
             endings.write(self.accelerator.unwrap_model(self.model), folder)
         if self.start and self.args.should_save:
@@ -397,7 +397,7 @@ class LonglineTrainer(EvaluatingTrainer):
         if (staging / name).is_dir() or (run_dir / name).is_dir():
             self.state.best_model_checkpoint = str(run_dir / name)
         if self.args.should_save:
-            state = staging / f"checkpoint-{self.state.global_step}" / upstream.STATE_FILE
+            state = staging / f"checkpoint-{self.state.global_step}" / upstream.transformers.STATE_FILE
             self.state.save_to_json(str(state))
 
 

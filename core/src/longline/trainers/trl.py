@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from longline import upstream
 from longline.methods.base import refusals as refusals
 from longline.process import telemetry
 from longline.trainers.compact import compact_fused_head
 from longline.trainers.trainer import LonglineTrainer
+from longline.upstream.trl import REFERENCE_ADAPTER, forget_metric, take_metrics
 
 if TYPE_CHECKING:
     import torch
@@ -68,17 +68,17 @@ class TrlTrainer(LonglineTrainer):
 
     def noted(self) -> dict[str, float]:
         """Take what trl has noted of a batch of an evaluation."""
-        return {name: value for name, value in upstream.take_metrics(self).items() if name != "num_tokens"}
+        return {name: value for name, value in take_metrics(self).items() if name != "num_tokens"}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Leave out trl's count of tokens: it starts anew after a resume, and Longline has its own."""
-        upstream.forget_metric(self, "num_tokens")
+        forget_metric(self, "num_tokens")
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the tuned adapter alone: the frozen copy is made anew from the same seed."""
         super()._save(output_dir, state_dict)
-        shutil.rmtree(Path(str(output_dir or self.args.output_dir)) / upstream.REFERENCE_ADAPTER, ignore_errors=True)
+        shutil.rmtree(Path(str(output_dir or self.args.output_dir)) / REFERENCE_ADAPTER, ignore_errors=True)
 
     # --- rows for on_completions ------------------------------------------------------------------------------------------------
 
@@ -140,12 +140,10 @@ def drop_idle_reference(model: Any) -> None:
 
     Adapters that start from something else than zero, as PiSSA and OLoRA do, keep it.
     """
-    if upstream.REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
+    if REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
         return
-    updates = [parameter for name, parameter in model.named_parameters() if f"lora_B.{upstream.REFERENCE_ADAPTER}" in name]
-    embedded = [
-        parameter for name, parameter in model.named_parameters() if f"lora_embedding_B.{upstream.REFERENCE_ADAPTER}" in name
-    ]
+    updates = [parameter for name, parameter in model.named_parameters() if f"lora_B.{REFERENCE_ADAPTER}" in name]
+    embedded = [parameter for name, parameter in model.named_parameters() if f"lora_embedding_B.{REFERENCE_ADAPTER}" in name]
     if updates and not any(bool(parameter.any()) for parameter in updates + embedded):
         # It would take as much memory as the adapter, for the same numbers.
-        model.delete_adapter(upstream.REFERENCE_ADAPTER)
+        model.delete_adapter(REFERENCE_ADAPTER)

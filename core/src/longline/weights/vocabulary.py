@@ -27,7 +27,7 @@ def grow(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> range:
     rows = range(old, max(old, len(tokenizer)))
     if not rows:
         return rows
-    if upstream.has_partitioned_weights():
+    if upstream.transformers.has_partitioned_weights():
         whole.resize_token_embeddings(len(tokenizer))
         return rows
     # transformers would draw new rows around the mean, with a covariance that takes the embedding twice in float32, and write
