@@ -155,7 +155,7 @@ def test_the_rule_lets_pass(line):
 
 DOCUMENTED_METHODS = frozenset(
     """
-    training_step compute_loss prediction_step evaluation_loop log create_optimizer create_scheduler create_model_card
+    training_step compute_loss prediction_step evaluate evaluation_loop log create_optimizer create_scheduler create_model_card
     cpo_loss odds_ratio_loss get_eval_dataloader
     """.split()  # noqa: SIM905
 )

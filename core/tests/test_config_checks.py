@@ -302,6 +302,19 @@ WRONG: list[tuple[list[str], list[str]]] = [
         ["trainer.lr_scheduler_type=reduce_lr_on_plateau"],
         [f"--set trainer.lr_scheduler_type: needs evaluation data, and there is none {NO_EVAL}"],
     ),
+    (
+        ["trainer.greater_is_better=false"],
+        [f"--set trainer.greater_is_better: needs evaluation data, and there is none {NO_EVAL}"],
+    ),
+    (
+        ["data.eval=a/b", "trainer.greater_is_better=true"],
+        [
+            (
+                "--set trainer.greater_is_better: the best model would be the one with the greatest loss "
+                "(remove it: less of a loss is better)"
+            )
+        ],
+    ),
     (["trainer.save_strategy=best"], [f"--set trainer.save_strategy: needs evaluation data, and there is none {NO_EVAL}"]),
     (
         ["data.eval=a/b", "trainer.eval_strategy=no", "early_stopping={}"],

@@ -16,8 +16,9 @@ from torch.utils.data import BatchSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from longline import Plugin, hookimpl, methods
+from longline.cli import run_cli
 from longline.config.loader import load_config
-from longline.errors import DataError
+from longline.errors import EXIT_CONFIG, ConfigError, DataError
 from longline.events import IGNORED
 from longline.plan import Machine, build_plan
 from longline.plugins import LoadedPlugin, PluginConfig
@@ -212,6 +213,9 @@ def test_the_numbers_of_an_evaluation_do_not_depend_on_its_batches(method, run_l
     assert "eval_loss" in whole
     for other in others:
         assert other == pytest.approx(whole, abs=2e-5)
+    known = methods.find(method).measures()
+    assert known is not None
+    assert {name.removeprefix("eval_") for name in whole} <= known | {"logits/chosen", "logits/rejected"}
 
 
 def _evaluated(run: Callable[..., Any], given: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -230,6 +234,45 @@ def test_the_best_model_is_chosen_by_a_number_that_trl_computes(method, run_long
     state = json.loads((outcome.output_dir / "checkpoint-3" / "trainer_state.json").read_text())
     assert len(margins) == 3
     assert state["best_metric"] == min(margins)
+
+
+class Counting(Plugin):
+    """Lets an evaluation give a number of its own."""
+
+    @hookimpl
+    def post_trainer_create(self, trainer: Any) -> None:
+        trainer.compute_metrics = lambda _: {"hooks": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "metric", "hint"),
+    [
+        ("sft", "accuracy", "it gives loss"),
+        ("sft", "eval_los", "did you mean `loss`?"),
+        ("dpo", "reward/margins", "rewards/margins"),
+    ],
+)
+def test_a_number_that_no_evaluation_gives_is_refused_before_the_run(method, metric, hint, run_config, tmp_path, capsys):
+    config = run_config(**options(method, tmp_path, 3, save_strategy="epoch", metric_for_best_model=metric))
+    for command in ("check", "train"):
+        assert run_cli([command, str(config)]) == EXIT_CONFIG
+        told = capsys.readouterr().err
+        assert f"trainer.metric_for_best_model: an evaluation of {method} gives no {metric.removeprefix('eval_')!r}" in told
+        assert hint in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plugin_may_give_numbers_and_what_nobody_gives_ends_the_first_evaluation(run_longline, tmp_path):
+    plugin = LoadedPlugin.of(Counting(PluginConfig()))
+    outcome = run_longline(
+        plugins=[plugin], **options("sft", tmp_path, 3, save_strategy="epoch", metric_for_best_model="hooks")
+    )
+    state = json.loads((outcome.output_dir / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["best_metric"] == 7.0
+    given = {**options("sft", tmp_path, 3, metric_for_best_model="hoks"), "output_dir": str(tmp_path / "other")}
+    with pytest.raises(ConfigError, match=r"metric_for_best_model: the evaluation gives no 'hoks'") as told:
+        run_longline(plugins=[plugin], **given)
+    assert "hooks" in str(told.value.hint)
 
 
 def test_what_orpo_learns_is_the_answer_and_its_end(run_longline, tmp_path):

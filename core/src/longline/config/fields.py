@@ -23,6 +23,7 @@ from longline.config.secrets import looks_secret
 from longline.config.sections import AdapterSection
 from longline.errors import Problem
 from longline.upstream import SOURCES
+from longline.upstream.trl import NOTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -145,6 +146,30 @@ def compared(modules: tuple[str, ...], name: str) -> tuple[str, ...]:
         if isinstance(node, ast.Compare) and ast.unparse(node.left).rpartition(".")[2] == name:
             words += [item.value for item in ast.walk(node) if isinstance(item, ast.Constant) and isinstance(item.value, str)]
     return tuple(dict.fromkeys(words))
+
+
+@cache
+def noted(modules: tuple[str, ...]) -> frozenset[str]:
+    """The names under which the source of `modules` notes numbers of an evaluation; `*` stands for what is filled in."""
+    names = set()
+    for node in (node for path in map(_module_file, modules) if path for node in ast.walk(_module(path))):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) in (NOTES if _says(node.slice) else NOTES[:1]):
+            names.add(_filled(node.slice).removeprefix("eval_"))
+    return frozenset(names)
+
+
+def _says(name: ast.expr) -> bool:
+    return isinstance(name, (ast.Constant, ast.JoinedStr))
+
+
+def _filled(name: ast.expr) -> str:
+    if isinstance(name, ast.Constant):
+        return str(name.value)
+    if not isinstance(name, ast.JoinedStr):
+        return "*"
+    parts = [part.value if isinstance(part, ast.Constant) else "*" for part in name.values]
+    prefixed = isinstance(name.values[0], ast.FormattedValue) and ast.unparse(name.values[0].value) == "prefix"
+    return "".join(map(str, parts[1:] if prefixed else parts))
 
 
 def module_of(module: str) -> tuple[ast.Module, Path] | tuple[None, None]:

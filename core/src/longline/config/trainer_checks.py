@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from longline.config import unread
 from longline.config.check import Check, adder
 from longline.config.explain import nearest
+from longline.config.method import find
 from longline.upstream.transformers import ADAM
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def eval_has_data(loaded: LoadedConfig) -> Iterator[Problem]:
     needs: list[tuple[str, ...]] = [
         ("trainer", name) for name in ("eval_steps", "eval_on_start", "metric_for_best_model") if trainer.get(name)
     ]
+    if trainer.get("greater_is_better") is not None:
+        needs.append(("trainer", "greater_is_better"))
     if trainer.get("load_best_model_at_end") is True:
         needs.append(("trainer", "load_best_model_at_end"))
     if trainer.get("lr_scheduler_type") in {"reduce_lr_on_plateau", "greedy"}:
@@ -98,6 +102,36 @@ def best_model_is_saved(loaded: LoadedConfig) -> Iterator[Problem]:
         if not _is_multiple(save, every):
             text = f"saves every {save:g} steps, which is no multiple of the {every:g} between evaluations"
             yield loaded.problem(text, *keys, hint=f"set trainer.save_steps: {every:g}, or save_strategy: best")
+
+
+@_check("trainer.greater_is_better", "trainer.metric_for_best_model", "trainer.load_best_model_at_end", "early_stopping")
+def best_is_less_loss(loaded: LoadedConfig) -> Iterator[Problem]:
+    """The greatest loss is nobody's best one."""
+    metric = str(loaded.config.trainer.get("metric_for_best_model") or "loss")
+    if loaded.config.trainer.get("greater_is_better") is True and metric.endswith("loss"):
+        hint = "remove it: less of a loss is better"
+        yield loaded.problem(
+            f"the best model would be the one with the greatest {metric}", "trainer", "greater_is_better", hint=hint
+        )
+
+
+_TIMES = ("runtime", "samples_per_second", "steps_per_second")
+"""What transformers adds to every evaluation."""
+
+
+def unmeasured(loaded: LoadedConfig) -> list[Problem]:
+    """A number to choose the best model by that no evaluation gives, as far as the method knows.
+
+    Apart from the checks, since a plugin's trainer may give others.
+    """
+    metric, names = loaded.config.trainer.get("metric_for_best_model"), find(loaded.config.method).measures()
+    known = {*_TIMES, *(names or ())}
+    wanted = str(metric).removeprefix("eval_")
+    if metric is None or names is None or any(fnmatchcase(wanted, name) for name in known):
+        return []
+    hint = nearest(wanted, known) or f"it gives {', '.join(sorted(known - {*_TIMES}))}"
+    text = f"an evaluation of {loaded.config.method} gives no {wanted!r}"
+    return [loaded.problem(text, "trainer", "metric_for_best_model", hint=hint)]
 
 
 def _is_multiple(many: float, one: float) -> bool:

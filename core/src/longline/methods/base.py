@@ -223,6 +223,10 @@ class Method:
         """The words that `trainer.loss_type` may be; none where it is no choice, or nobody knows them."""
         return ()
 
+    def measures(self) -> frozenset[str] | None:
+        """The names of the numbers that an evaluation gives, `*` for what nobody knows before; None where they are not known."""
+        return None
+
     def settle(self, args: dict[str, Any], config: Config, machine: Machine) -> list[Fact]:
         """Set what is the method's to decide in `args`, the trainer's arguments so far; returns a fact for each that a person
         would want to know of. What `config.trainer` says stays.

@@ -19,5 +19,9 @@ class Sft(Method):
         data="  packing: true                    # several samples in one row, isolated from each other",
     )
 
+    def measures(self) -> frozenset[str] | None:
+        """The loss; what a trainer of somebody else's gives, nobody knows."""
+        return frozenset({"loss"}) if self.trainer == Sft.trainer else None
+
 
 SFT = Sft()

@@ -58,12 +58,20 @@ class TrlMethod(Method):
 
     unkept: ClassVar[Mapping[str, str]] = {"sync_ref_model": "the reference that has followed the policy"}
 
+    @property
+    def _sources(self) -> tuple[str, str]:
+        """The modules of trl's config and of its trainer."""
+        module = self.arguments.partition(":")[0]
+        return module, module.replace("_config", "_trainer")
+
     def loss_types(self) -> tuple[str, ...]:
         """The words that trl's config and trainer compare `loss_type` with."""
-        module = self.arguments.partition(":")[0]
-        return (
-            () if "loss_type" in self.refused else fields.compared((module, module.replace("_config", "_trainer")), "loss_type")
-        )
+        return () if "loss_type" in self.refused else fields.compared(self._sources, "loss_type")
+
+    def measures(self) -> frozenset[str] | None:
+        """What trl's trainer notes; what a trainer of somebody else's does, nobody knows."""
+        own = self.trainer.startswith("longline.trainers.")
+        return fields.noted(self._sources) - {"num_tokens"} | {"loss"} if own else None
 
     def settle(self, args: dict[str, Any], config: Config, machine: Machine) -> list[Fact]:
         """Leave checkpointing of activations off unless it is asked for: trl would turn it on, and sft has it off."""

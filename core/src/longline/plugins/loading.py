@@ -13,6 +13,7 @@ from longline.config.explain import is_secret, unknown_hint
 from longline.config.frozen import freeze
 from longline.config.secrets import looks_secret
 from longline.config.sections import PLUGIN_WORDS
+from longline.config.trainer_checks import unmeasured
 from longline.errors import AuthorWarning, ConfigError, LonglineError, PluginError, Problem
 from longline.events import Finding
 from longline.plugins.base import LoadedPlugin, Plugin, debug_hint, described, remedy
@@ -49,6 +50,9 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
     plugins += more
     _refuse_claims(plugins)
     bus = Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
+    measured = bus.hook.provide_trainer_class.plugins or bus.hook.post_trainer_create.plugins
+    if problems := [] if measured else unmeasured(loaded):
+        raise ConfigError(problems)
     if loaded.awaits_files:
         missing = [] if bus.hook.pre_data_load.plugins else missing_files(loaded)
         missing += [] if bus.hook.provide_reward_functions.plugins else missing_rewards(loaded)

@@ -14,6 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from longline.errors import ConfigError, did_you_mean
 from longline.parallel.ranks import gathered
 
 if TYPE_CHECKING:
@@ -123,6 +124,26 @@ class EvaluatingTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
         )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as the class does.
+
+        Raises:
+            ConfigError: nothing that it gives is called as `trainer.metric_for_best_model`, which the best model is chosen by.
+        """
+        metrics = super().evaluate(*args, **kwargs)
+        wanted = self.args.metric_for_best_model
+        # one of several data sets has a prefix of its own
+        if (
+            wanted
+            and not args[2:]
+            and "metric_key_prefix" not in kwargs
+            and f"eval_{wanted.removeprefix('eval_')}" not in metrics
+        ):
+            names = {name.removeprefix("eval_") for name in metrics}
+            hint = did_you_mean(wanted.removeprefix("eval_"), names, f"it gives {', '.join(sorted(names))}")
+            raise ConfigError(f"trainer.metric_for_best_model: the evaluation gives no {wanted!r}", hint=hint)
+        return metrics
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Run the class's own loop, and put what all batches came to in the place of its averages."""

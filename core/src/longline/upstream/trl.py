@@ -13,6 +13,8 @@ REFERENCE_ADAPTER = "ref"
 """What trl calls its frozen copy of an adapter."""
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 """The fields [rows, length - 1] that a model with trl's fused head puts out; those that nobody asked for are None."""
+NOTES = ("self._metrics[mode]", "metrics")
+"""Into what trl's trainers write the numbers of an evaluation, by their names: in their source."""
 
 
 def fuse_head(model: Any, args: Any) -> None:
@@ -70,6 +72,15 @@ _assume = of("trl", "1.16.0")
 def _reference_adapter(trainer: str) -> Callable[[], bool]:
     switched = f'adapter_name="{REFERENCE_ADAPTER}" if "{REFERENCE_ADAPTER}" in'
     return lambda: switched in inspect.getsource(resolve_name(f"trl:{trainer}"))
+
+
+def _is_noted(trainer: str, name: str) -> Callable[[], bool]:
+    def check() -> bool:
+        found = inspect.getmodule(resolve_name(f"trl{'' if trainer.startswith('.') else ':'}{trainer}"))
+        source = inspect.getsource(found) if found else ""
+        return any(f'{place}[{form}{name}"]' in source for place in NOTES for form in ('"', 'f"{prefix}'))
+
+    return check
 
 
 _ONLINE = ("GRPOTrainer", "RLOOTrainer")
@@ -159,6 +170,14 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
             ),
         )
         for name in ("DPOTrainer", "KTOTrainer", "GRPOTrainer")
+    ),
+    *(
+        _assume(
+            f"{name}: names of metrics",
+            "a number of a batch is written under its name into one of upstream.trl.NOTES, in the file of the trainer",
+            _is_noted(name, "rewards/margins"),
+        )
+        for name in ("DPOTrainer", "KTOTrainer", *(f".experimental.{name}" for name in _CONCATENATED))
     ),
     _assume(
         "trainer.utils.add_fused_lm_head",
