@@ -594,7 +594,7 @@ def _exit_statuses() -> str:
     return table(("status", "meaning"), [(f"`{getattr(errors, name)}`", text) for name, text in meanings.items()])
 
 
-_KIT = ("tiny", "running", "process", "resume", "faults", "servers", "secrets", "recorder", "behaviour")
+_KIT = ("tiny", "running", "process", "resume", "well_behaved", "faults", "servers", "secrets", "recorder", "behaviour")
 KIT = tuple(f"longline.testing.{name}" for name in _KIT)
 """The modules of the test kit, in the order of the page."""
 

@@ -17,8 +17,8 @@ import pytest
 from longline.errors import PluginError
 from longline.testing import BROKEN, GARBAGE, SILENCE, TOO_MANY, Answer, MemoryTracker, assert_no_secret, fail_at
 
+SECRET = 's3cr3t/"of a test"'
 TIDE = """
-    import torch
     from longline import Plugin, PluginConfig, hookimpl
 
     class TideConfig(PluginConfig):
@@ -38,6 +38,8 @@ TIDE = """
                 run.alert("tide", f"{self.mean:.3f}", "info")
 
         def state(self):
+            import torch
+
             return {"mean": torch.tensor(self.mean, dtype=torch.float64)}
 
         def restore(self, state):
@@ -52,6 +54,7 @@ def module(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
 
     def write(name: str, text: str):
         (tmp_path / f"{name}.py").write_text(dedent(text))
@@ -143,6 +146,11 @@ DRIFT = """
         count = 0
 
         @hookimpl
+        def on_train_begin(self, run):
+            print("drifting")
+            (run.output_dir / f"drift-{run.rank}.txt").write_text("away")
+
+        @hookimpl
         def pre_optimizer_step(self, run, trainer):
             self.count += 1 + run.rank
             next(trainer.model.parameters()).grad.mul_(self.count)
@@ -163,9 +171,120 @@ def test_what_only_two_ranks_show(assert_resume_equal, module):
         assert_resume_equal(drift, ranks=2)
 
 
-# --- servers and secrets --------------------------------------------------------------------------------------------------------
+# --- the checklist --------------------------------------------------------------------------------------------------------------
 
-SECRET = 's3cr3t/"of a test"'
+UNRULY = """
+    import threading, time
+    import numpy
+    from pydantic import SecretStr
+    from longline import Plugin, PluginConfig, hookimpl
+
+    class UnrulyConfig(PluginConfig):
+        key: SecretStr
+
+    class UnrulyPlugin(Plugin):
+        Config = UnrulyConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            open("notes.md", "a").close()
+
+        @hookimpl
+        def on_train_begin(self, run, trainer):
+            threading.Thread(target=time.sleep, args=(20,), name="unruly", daemon=True).start()
+            next(trainer.model.parameters()).data.add_(0.01)
+            (run.output_dir / "notes.txt").write_text(self.config.key.get_secret_value())
+
+        @hookimpl
+        def on_error(self, error):
+            raise ValueError("me too")
+"""
+
+
+def test_a_good_plugin_is_well_behaved(assert_well_behaved, module):
+    assert_well_behaved(module("tide_watch", TIDE).TidePlugin, {"every": 2}, ranks=1)
+
+
+def test_a_bad_one_fails_with_a_checklist(assert_well_behaved, module):
+    unruly = module("unruly", UNRULY)
+    with pytest.raises(pytest.fail.Exception) as caught:
+        assert_well_behaved(unruly.UnrulyPlugin, {"key": SECRET}, ranks=1)
+    told = str(caught.value)
+    assert told.splitlines()[0] == "UnrulyPlugin is not well behaved, 6 of its checks failed:"
+    for line in (
+        "ok        options      its options are taken, and one that it does not have is refused\n",
+        "FAILED    import       importing it costs little\n                         importing unruly imports numpy",
+        "FAILED    constructor  its constructor does no work\n",
+        "ok        run          ",
+        "FAILED    unchanged    as it only observes, the run is the same without it\n                         weights: 21 of 21",
+        "ok        error        an error of another plugin stays that error\n",
+        "after the run 'fails': the thread 'unruly'",
+        "FAILED    secrets      its secrets are in no file, output or request\n                         a secret is in ",
+    ):
+        assert line in told, told
+
+
+def test_what_cannot_be_tried_is_left_out(assert_well_behaved, module):
+    unruly = module("unruly", UNRULY)
+    with pytest.raises(pytest.fail.Exception) as caught:
+        assert_well_behaved(unruly.UnrulyPlugin, {"kye": SECRET}, skip={"import": "a test of the kit"})
+    told = str(caught.value)
+    assert "FAILED    options " in told, told
+    assert "\n  not tried, for options does not hold: constructor, hooks, run, others, unchanged" in told, told
+    assert "left out  import       importing it costs little\n                         a test of the kit" in told, told
+    with pytest.raises(ValueError, match="skip: there is no 'improt'; there are options, import"):
+        assert_well_behaved(unruly.UnrulyPlugin, {"key": SECRET}, skip={"improt": "a slip"})
+
+
+BROKEN_RUN = """
+    from longline import Plugin, hookimpl
+
+    class LeanPlugin(Plugin):
+        @hookimpl
+        def on_run_start(self, run):
+            self.seen = []
+
+        @hookimpl
+        def pre_optimizer_step(self, step):
+            self.seen.append(step)
+
+        @hookimpl
+        def on_table(self, table):
+            sum(weight for fish, weight in table.rows)
+
+        @hookimpl
+        def post_model_load(self, run):
+            if run.command != "train":
+                (run.output_dir / "seen.txt").write_text("evaluated")
+"""
+
+
+def test_hooks_that_lean_on_others_and_a_run_that_evaluation_changes(assert_well_behaved, module):
+    with pytest.raises(pytest.fail.Exception) as caught:
+        assert_well_behaved(module("lean", BROKEN_RUN).LeanPlugin, ranks=1)
+    told = str(caught.value)
+    below = "\n" + " " * 25
+    for line in (
+        f"neither do its hooks beside another plugin that raises events{below}on_table failed 4 times: TypeError",
+        f"when its on_ hooks fail, the run completes{below}HookError: ",
+        f"check, plan, evaluate and generate take it{below}evaluate or generate changed seen.txt in a finished run",
+    ):
+        assert line in told, told
+
+
+def test_what_only_two_ranks_show_in_the_checklist(assert_well_behaved, module):
+    with pytest.raises(pytest.fail.Exception) as caught:
+        assert_well_behaved(module("drift_watch", DRIFT).DriftPlugin)
+    told = str(caught.value)
+    assert told.splitlines()[0] == "DriftPlugin is not well behaved, 2 of its checks failed:", told
+    assert "FAILED    state        there, too, the run is the one without interruption" in told
+    silent = told.partition("FAILED    silent")[2].split()
+    assert " ".join(silent).endswith(
+        "rank 1 prints 'drifting' rank 1 writes whole/drift-1.txt rank 1 writes parts/drift-1.txt look at run.is_main first"
+    ), told
+
+
+# --- servers and secrets --------------------------------------------------------------------------------------------------------
 
 
 def ask(url: str, content=None, timeout: float = 5):

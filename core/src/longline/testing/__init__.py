@@ -9,6 +9,7 @@ Fixtures:
 - `run_process`: the same in a process of its own, or with `ranks=2` in two;
 - `run_command`: any command of Longline, with your plugin's class by name as if it was installed;
 - `assert_resume_equal`: fails unless a run with your plugin, interrupted and resumed, is the run without an interruption;
+- `assert_well_behaved`: tries all that a plugin has to be, and fails with a checklist;
 - `webhook` and `openai_server`: servers on this machine that answer as a test scripts it;
 - `convert_axolotl`: what `longline convert axolotl` makes of some lines, for a plugin that translates keys of its own.
 
@@ -22,12 +23,12 @@ A test of a plugin, complete:
 `fail_at(hook, n, how)` is a plugin that raises, exits, hangs or gets a signal at the n-th call of a hook. `MemoryTracker` keeps all
 events of a run, `assert_no_secret` looks for a planted secret in files, logs and requests,
 `HookRecorder` is a plugin that writes down every hook; `assert_trace` compares what it wrote with a file.
-`assert_constructor_is_idle` tries that a plugin is made without any work.
+`assert_constructor_is_idle` tries that a plugin is made without any work, `assert_import_is_light` that importing it costs little.
 """
 
 from __future__ import annotations
 
-from longline.testing.behaviour import assert_constructor_is_idle
+from longline.testing.behaviour import assert_constructor_is_idle, assert_import_is_light
 from longline.testing.converting import convert_axolotl
 from longline.testing.faults import fail_at
 from longline.testing.process import Ended, run_command, run_process
@@ -57,6 +58,7 @@ from longline.testing.tiny import (
     tiny_tokenizer,
     write_tiny_model,
 )
+from longline.testing.well_behaved import assert_well_behaved
 
 __all__ = [
     "BROKEN",
@@ -74,9 +76,11 @@ __all__ = [
     "Request",
     "Server",
     "assert_constructor_is_idle",
+    "assert_import_is_light",
     "assert_no_secret",
     "assert_resume_equal",
     "assert_trace",
+    "assert_well_behaved",
     "chat",
     "chat_rows",
     "convert_axolotl",

@@ -1,16 +1,17 @@
-"""What a plugin must not do, seen from outside: its constructor is tried in a process of its own."""
+"""What a plugin must not do, seen from outside: importing and making it are tried in a process of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+from longline.testing.process import surroundings
 
 if TYPE_CHECKING:
     from longline.plugins import Plugin
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MOST_SECONDS = 0.05
 """What a constructor may take; the quickest of `TRIES` counts, since a busy machine delays any of them."""
 TRIES = 3
+HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "trl", "pyarrow", "pandas", "numpy")
+"""What takes seconds to import."""
 SEEN = "longline saw: "
 """Begins the line that is meant for the parent process; a thread of the plugin may print at any time."""
 WORK = {
@@ -44,13 +47,29 @@ def assert_constructor_is_idle(plugin_class: type[Plugin], options: Mapping[str,
     """
     place = f"{plugin_class.__module__}:{plugin_class.__qualname__}"
     command = [sys.executable, "-c", "from longline.testing.behaviour import observe; observe()", place, json.dumps(options)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=surroundings(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(f"{place} cannot be made: {done.stderr}")
     [told] = [line for line in done.stdout.splitlines() if line.startswith(SEEN)]
     if found := json.loads(told.removeprefix(SEEN)):
         raise AssertionError(f"the constructor of {place} {', '.join(found)}")
+
+
+def assert_import_is_light(module: str, heavy: Iterable[str] = HEAVY) -> None:
+    """Fail if importing a module, in a process of its own, imports what takes seconds: `longline check` and `--help` do without.
+
+    Raises:
+        AssertionError: it imports one of `heavy`, or it cannot be imported; the message says which, or why.
+    """
+    script = (
+        f"import json, sys, {module}\nprint('{SEEN}' + json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=surroundings(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"{module} cannot be imported: {done.stderr}")
+    [told] = [line for line in done.stdout.splitlines() if line.startswith(SEEN)]
+    if found := sorted(set(heavy) & set(json.loads(told.removeprefix(SEEN)))):
+        raise AssertionError(f"importing {module} imports {', '.join(found)}: import them in the functions that need them")
 
 
 def observe() -> None:

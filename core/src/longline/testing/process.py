@@ -53,21 +53,44 @@ def write_entry_points(folder: Path, plugins: Named) -> None:
         (info / "entry_points.txt").write_text(f"[longline]\n{line}\n", encoding="utf-8")
 
 
+def surroundings(*folders: Path) -> dict[str, str]:
+    """The environment of a process that finds what this one imports, and `folders` before."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, folders), *(path for path in sys.path if path)])}
+
+
+@contextmanager
+def known(folder: Path, plugins: Named) -> Iterator[None]:
+    """Let this process find plugins by name for the block, as `write_entry_points` does for others."""
+    write_entry_points(folder, plugins)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def name_of(plugin: type[Plugin]) -> str:
+    """What a config calls a plugin: the name that it is installed under, else the class's without `Plugin`, in lower case."""
+    value = f"{plugin.__module__}:{plugin.__qualname__}"
+    there = (entry.name for entry in importlib.metadata.entry_points(group="longline") if entry.value == value)
+    return next(there, plugin.__name__.removesuffix("Plugin").lower() or "plugin")
+
+
 def as_entry(plugin: Plugin | LoadedPlugin) -> tuple[str, type[Plugin], dict[str, Any]]:
     """An instance as a config has it: name, class, and options with what Longline itself reads of them."""
     loaded = plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin)
-    options = {name: _plain(value) for name, value in loaded.options.model_dump(exclude_unset=True).items()}
+    options = {name: plain(value) for name, value in loaded.options.model_dump(exclude_unset=True).items()}
     return loaded.name, type(loaded.instance), {**options, **({"on_error": "raise"} if loaded.on_error == "raise" else {})}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as YAML has it; a secret is written out, for the process shall have it."""
     if hasattr(value, "get_secret_value"):
         return value.get_secret_value()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
@@ -117,8 +140,7 @@ def run_command(tmp_path: Path) -> Callable[..., Ended]:
     def run(*words: object, plugins: Named | None = None, env: Mapping[str, str] | None = None, timeout: float = 300) -> Ended:
         entries = tmp_path / "entry-points"
         write_entry_points(entries, plugins or {})
-        paths = os.pathsep.join([str(entries), *(path for path in sys.path if path)])
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths, **(env or {})}
+        environment = {"OMP_NUM_THREADS": "1", **surroundings(entries), **(env or {})}
         said = [str(word) for word in words]
         code, out, err = execute(said, environment=environment, timeout=timeout, folder=tmp_path)
         config = next((Path(word) for word in said[1:] if Path(word).exists()), tmp_path)

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from longline.errors import EXIT_SIGINT
 from longline.testing.faults import fail_at
+from longline.testing.process import as_entry, surroundings, write_entry_points
+from longline.testing.ranks import RunFolder, run_ranks
 from longline.testing.running import Folder, Outcome, merged
 
 if TYPE_CHECKING:
     from longline.plugins import Plugin
-    from longline.testing.process import Ended
+
+TIMES = ("time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+"""What log events tell of a clock: no two runs have it alike."""
 
 
 @pytest.fixture
 def assert_resume_equal(
-    run_longline: Callable[..., Outcome], run_process: Callable[..., Ended], tmp_path: Path
+    run_longline: Callable[..., Outcome], run_config: Callable[..., Path], tmp_path: Path
 ) -> Callable[..., None]:
     """Return a function that fails unless a run with a plugin, interrupted and resumed, is the run without an interruption.
 
@@ -41,29 +44,42 @@ def assert_resume_equal(
     ) -> None:
         saving = {"trainer": {"max_steps": at + 2, "save_strategy": "steps", "save_steps": 1}}
         folder = tmp_path / f"resume-{len(list(tmp_path.glob('resume-*')))}"
+        folder.mkdir()
+        content = merged(saving, overrides)
+
+        def made() -> Plugin:
+            return plugin(plugin.Config.model_validate(dict(options or {})))
 
         def run(name: str, *faults: Any, **more: Any) -> Folder:
-            made = plugin(plugin.Config.model_validate(dict(options or {})))
-            content = {**merged(saving, overrides), "output_dir": str(folder / name)}
-            if ranks == 1:
-                return run_longline(plugins=[made, *faults], **content, **more)
-            ended = run_process(plugins=[made, *faults], ranks=ranks, **content, **more)
-            if ended.code not in (0, EXIT_SIGINT):
-                raise AssertionError(ended.text)
-            return ended
+            return run_longline(plugins=[made(), *faults], **content, output_dir=str(folder / name), **more)
 
-        whole = run("whole")
-        run("parts", fail_at("on_step_end", at, "SIGINT"))
-        parts = run("parts", resume="last")
-        found = [*_weights(whole, parts), *_logs(whole, parts, ("time", *ignore)), *_states(whole, parts, at + 2)]
-        if found:
-            told = "\n".join(f"  - {line}" for line in found)
-            raise AssertionError(f"interrupted at step {at} and resumed, the run is not the one without interruption:\n{told}")
+        whole: Folder
+        parts: Folder
+        if ranks > 1:
+            name, _, entry = as_entry(made())
+            write_entry_points(tmp_path / "entry-points", {name: plugin})
+            config = run_config(**content, plugins=[{name: entry}]).rename(folder / "config.yaml")
+            run_ranks(config, plugin.__module__, ranks, at, surroundings(tmp_path / "entry-points"))
+            whole, parts = (RunFolder(folder / part) for part in ("whole", "parts"))
+        else:
+            whole = run("whole")
+            run("parts", fail_at("on_step_end", at, "SIGINT"))
+            parts = run("parts", resume="last")
+        assert_same(whole, parts, at=at, last=at + 2, ignore=ignore)
 
     return check
 
 
-def _weights(whole: Folder, parts: Folder) -> Iterator[str]:
+def assert_same(whole: Folder, parts: Folder, *, at: int, last: int, ignore: Sequence[str] = ()) -> None:
+    """Fail unless a run that was stopped at step `at` is, in weights, log and states of step `last`, the one that was not."""
+    found = [*apart(whole, parts), *_logs(whole, parts, (*TIMES, *ignore)), *_states(whole, parts, last)]
+    if found:
+        told = "\n".join(f"  - {line}" for line in found)
+        raise AssertionError(f"interrupted at step {at} and resumed, the run is not the one without interruption:\n{told}")
+
+
+def apart(whole: Folder, parts: Folder) -> Iterator[str]:
+    """How the final weights of two runs differ; nothing where they are the same bit by bit."""
     from safetensors.torch import load_file
 
     for path in sorted((whole.output_dir / "model").glob("*.safetensors")):
