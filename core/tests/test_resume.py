@@ -337,6 +337,23 @@ def test_nothing_is_told_where_nothing_differs(go_on):
     assert {*go_on("full")[1]} == {"resumed"}  # that the plugin of the first part is gone
 
 
+def test_a_checkpoint_of_another_run_goes_on_in_a_folder_of_its_own(go_on, made, tmp_path):
+    """Not in that of a run with other losses; a copy of one of its own, and the one that it began from, are none."""
+    folder = go_on.folder / "full"
+    other = ["output_dir=" + str(tmp_path / "other"), "trainer.max_grad_norm=0.1"]
+    train(load_config(made / "full.yaml", other), plugins=[LoadedPlugin.of(At(3), "at")])
+    text = refused(go_on, "full", resume=str(tmp_path / "other" / "checkpoint-3"))
+    assert f"{tmp_path / 'other' / 'checkpoint-3'} is of another run than the one in {folder}" in text
+    assert "output_dir" in text
+    shutil.copytree(folder / "checkpoint-3", tmp_path / "kept")
+    go_on("full", resume=str(tmp_path / "kept"))
+    assert len(losses(folder)[0]) == 6
+    for _ in range(2):
+        loaded = load_config(made / "full.yaml", [f"output_dir={tmp_path / 'fork'}"])
+        train(loaded, resume=str(tmp_path / "other" / "checkpoint-3"))
+    assert len(losses(tmp_path / "fork")[0]) == 3
+
+
 def test_what_the_checkpoint_rules_is_told_and_saved(go_on):
     folder, told = go_on("full", "trainer.learning_rate=5e-5", "trainer.save_steps=2")
     assert told["the checkpoint rules"].startswith("trainer.learning_rate stays 0.001, 5e-05 has no effect")

@@ -6,15 +6,17 @@ Every checkpoint has a record of what it was made by: the resolved config, the r
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longline.artifacts import checkpoints
 from longline.errors import ConfigError
+from longline.record import Record
 from longline.upstream.transformers import ENGINE, OPTIMIZER, RANDOM, SCHEDULER, STATE_FILE, WEIGHTS
 
 RECORD = "longline.json"
@@ -55,7 +57,37 @@ def find(run_dir: Path, wanted: str, *, weights_only: bool = False) -> Checkpoin
         kept = file.suffix in {".pt", ".pth", ".bin"} and not file.name.startswith(WEIGHTS)
         if file.is_file() and not (weights_only and kept) and not _is_whole(file):
             raise _not_whole(path, f"{file.relative_to(path)} is cut or broken")
-    return Checkpoint(path, state, record)
+    found = Checkpoint(path, state, record)
+    _refuse_another(run_dir, found)
+    return found
+
+
+def _refuse_another(run_dir: Path, found: Checkpoint) -> None:
+    """See that the run in a folder, if there is one, is the checkpoint's: afterwards nobody could tell the two apart.
+
+    A run is known by the losses that it logged. It may be of the folder, have begun from the checkpoint, or have been copied.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if found.path.resolve().parent == run_dir.resolve() or not (run_dir / "run.json").is_file():
+        return
+    run = Record.of(run_dir)
+    logged, own = _losses(run.log), _losses(found.state["log_history"])
+    both = logged.keys() & own.keys()
+    if not logged or str(found.path.absolute()) == run.manifest.get("resumed_from"):
+        return
+    if not both or any(logged[step] != own[step] for step in both):
+        hint = (
+            "--set output_dir=FOLDER goes on from it in a folder of its own; --resume alone goes on with the run that is there"
+        )
+        raise ConfigError(f"--resume: {found.path} is of another run than the one in {run_dir}", hint=hint)
+
+
+def _losses(log: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """The finite losses of a log, by step."""
+    told = {event.get("step"): event.get("loss") for event in log}
+    return {step: loss for step, loss in told.items() if type(step) is int and isinstance(loss, float) and math.isfinite(loss)}
 
 
 def _place(run_dir: Path, wanted: str) -> Path:
