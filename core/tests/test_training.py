@@ -15,6 +15,7 @@ from longline import Plugin, hookimpl
 from longline.errors import ConfigError, ModelError, TrainingError
 from longline.plugins import PluginConfig
 from longline.testing import HookRecorder, chat
+from longline.trainers.trainer import _unscaled
 
 
 class StopAt(Plugin):
@@ -221,6 +222,56 @@ def test_a_loss_that_is_not_finite_may_be_accepted(run_longline):
     outcome = run_longline(plugins=[Poison(math.nan)], nonfinite_loss="continue", trainer={"max_steps": 4, "max_grad_norm": 0})
     assert outcome.result.status == "completed"
     assert next(event["loss"] for event in outcome.log if event.get("step") == 3) == "NaN"
+
+
+class Halved(Plugin):
+    """Halves gradients before they are clipped, and keeps their norms as they came, as they went, and when the step is made."""
+
+    def __init__(self) -> None:
+        super().__init__(PluginConfig())
+        self.norms: dict[str, list[float]] = {"came": [], "went": [], "used": []}
+
+    def note(self, name, trainer):
+        gradients = [parameter.grad.flatten() for parameter in trainer.model.parameters()]
+        self.norms[name].append(torch.cat(gradients).norm().item())
+
+    @hookimpl
+    def pre_gradient_clip(self, trainer, step):
+        self.note("came", trainer)
+        for parameter in trainer.model.parameters():
+            parameter.grad.mul_(0.5)
+        self.note("went", trainer)
+        assert step == len(self.norms["came"])
+
+    @hookimpl
+    def pre_optimizer_step(self, trainer):
+        self.note("used", trainer)
+
+
+@pytest.mark.parametrize("limit", [0.1, 0])
+def test_gradients_can_be_changed_before_they_are_clipped(run_longline, tmp_path, limit):
+    """Once a step, when all its batches are in; what the hook leaves is what is clipped, and told as grad_norm."""
+    trainer = {"max_steps": 3, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1, "max_grad_norm": limit}
+    plain = run_longline(trainer=trainer, output_dir=str(tmp_path / "plain"))
+    halved = Halved()
+    outcome = run_longline(plugins=[halved], trainer=trainer, output_dir=str(tmp_path / "halved"))
+    told, plainly = ([event["grad_norm"] for event in run.log if "grad_norm" in event] for run in (outcome, plain))
+    assert halved.norms["came"][0] == pytest.approx(plainly[0], rel=1e-4)
+    assert halved.norms["went"] == pytest.approx([0.5 * norm for norm in halved.norms["came"]], rel=1e-4)
+    assert told == pytest.approx(halved.norms["went"], rel=1e-4)
+    assert halved.norms["used"] == pytest.approx([limit] * 3 if limit else halved.norms["went"], rel=1e-3)
+
+
+def test_the_scale_of_float16_is_away_only_while_the_hook_has_the_gradients():
+    """The scaler takes it away itself when gradients are clipped, and refuses to do so twice."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    scaler.scale(model(torch.tensor([[3.0, 5.0]])).sum()).backward()
+    with _unscaled(scaler, model):
+        assert model.weight.grad.tolist() == [[3.0, 5.0]]
+        model.weight.grad.add_(1)
+    scaler.unscale_(torch.optim.SGD(model.parameters()))
+    assert model.weight.grad.tolist() == [[4.0, 6.0]]
 
 
 def test_early_stopping_and_the_best_model(run_longline):

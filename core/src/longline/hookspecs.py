@@ -260,6 +260,14 @@ def on_train_begin(run: Run, trainer: Trainer) -> None:
     """Training starts."""
 
 
+@_spec("at every optimizer step, when gradients are accumulated and reduced, before they are clipped", repeated=True)
+def pre_gradient_clip(run: Run, trainer: Trainer, step: int) -> None:
+    """Gradients may be read or changed, free of float16's scale; what comes of it is clipped, and its norm logged as `grad_norm`.
+
+    `step` counts from 1. With `trainer.max_grad_norm: 0` nothing is clipped, and it fires all the same.
+    """
+
+
 @_spec("at every optimizer step, after gradients are clipped and before weights change", repeated=True)
 def pre_optimizer_step(run: Run, trainer: Trainer, step: int) -> None:
     """Gradients may be read or changed; `step` counts from 1 and is the step that is about to be made."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -163,6 +164,9 @@ class LonglineTrainer(EvaluatingTrainer):
         # Before the optimizer: afterwards every weight is NaN, and the cause is gone.
         if self.stop_on_nonfinite and most(int(not math.isfinite(loss.item()))):
             self._raise_nonfinite(loss.item())
+        if self.accelerator.sync_gradients:
+            with _unscaled(self.accelerator.scaler if self.run.listens("pre_gradient_clip") else None, self.model):
+                self.run.hook.pre_gradient_clip(run=self.run, trainer=self, step=self.state.global_step + 1)
         return loss
 
     def _raise_nonfinite(self, loss: float) -> None:
@@ -399,6 +403,21 @@ class LonglineTrainer(EvaluatingTrainer):
         if self.args.should_save:
             state = staging / f"checkpoint-{self.state.global_step}" / upstream.transformers.STATE_FILE
             self.state.save_to_json(str(state))
+
+
+@contextmanager
+def _unscaled(scaler: Any, model: Any) -> Iterator[None]:
+    """Gradients without the scale that float16 is trained with: the scaler itself takes it away once a step, when they are clipped.
+
+    It is a power of two, so they come back as they were.
+    """
+    scale = scaler.get_scale() if scaler else 1.0
+    held = [parameter.grad for parameter in model.parameters() if parameter.grad is not None] if scale != 1 else []
+    for gradient in held:
+        gradient.div_(scale)
+    yield
+    for gradient in held:
+        gradient.mul_(scale)
 
 
 def _beside(rows: Iterable[dict[str, Cell]], kept: Sequence[dict[str, Cell]]) -> Iterator[dict[str, Cell]]:
