@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from longline.plugins import Plugin, PluginConfig
     from longline.plugins.run import Run
 
-__version__ = "0.1.0"
+    __version__: str
 __all__ = [
     "Alert",
     "Column",
@@ -64,4 +64,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":  # stands in pyproject.toml alone
+        return import_module("importlib.metadata").version("longline")
     raise AttributeError(f"module 'longline' has no attribute {name!r}")

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longline import __version__
 from longline.config import doors
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, ConfigError, LonglineError, PluginError, did_you_mean
 from longline.process import garbage, signals, telemetry
@@ -83,7 +82,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="longline")
+@click.version_option(package_name="longline", prog_name="longline")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks; also after a command.")
 def cli() -> None:
     """Fine-tune causal language models from one config file; plugins do the rest.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from longline import __version__
+import longline
 from longline.config.document import IMPLICIT_RESOLVERS, Keys, dotted
 from longline.config.paths import absolute, holds_module, is_template, looks_local, names_something_here
 from longline.config.secrets import MASK, Secrets, is_plain, looks_secret, mask_userinfo
@@ -48,7 +48,7 @@ def dump_resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] 
     """
     data = resolved(loaded, plugin_options)
     text: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=128)
-    return f"# Resolved by longline {__version__}. `longline train` with this file repeats the run.\n{text}"
+    return f"# Resolved by longline {longline.__version__}. `longline train` with this file repeats the run.\n{text}"
 
 
 def resolved(loaded: LoadedConfig, plugin_options: Mapping[str, BaseModel] | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from longline import __version__
+import longline
 from longline.config.document import Keys, dotted
 from longline.config.dump import Dumper
 from longline.config.explain import models_in
@@ -29,7 +29,7 @@ WIDTH = 110
 def written(draft: Draft) -> str:
     """The config, and below it as comments what has no equal."""
     notes = _Notes(draft)
-    lines = [f"# Converted from {Path(draft.source).name} ({draft.tool}) by longline {__version__}.", *notes.head]
+    lines = [f"# Converted from {Path(draft.source).name} ({draft.tool}) by longline {longline.__version__}.", *notes.head]
     for name, value in _ordered(draft.config, Config).items():
         lines += ["", *_pair(name, value, (name,), 0, notes)]
     lines += [line for block in (_without_equal(draft, notes), notes.foot) if block for line in ("", *block)]

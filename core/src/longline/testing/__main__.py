@@ -7,7 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from longline.testing.tiny import chat, preferences, write_tiny_model
+try:
+    from longline.testing.tiny import chat, preferences, write_tiny_model
+except ModuleNotFoundError as missing:
+    if missing.name != "pytest":
+        raise
+    sys.exit("error: the test kit is a plugin of pytest, which is not installed; pip install pytest")
 
 
 def main() -> None:

@@ -1,3 +1,1 @@
 """A Longline plugin that keeps tables of the completions that a run was trained on, and shows them in the terminal."""
-
-__version__ = "0.1.0"

@@ -1,3 +1,1 @@
 """A Longline plugin that sends messages about a run to a Lark or Feishu group, through the webhook of a custom bot."""
-
-__version__ = "0.1.0"

@@ -17,12 +17,12 @@ import time
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from longline.text import one_line
-from longline_lark import __version__
 from longline_lark.address import host, is_loopback
 from longline_lark.cards import Payload, encode, shorten
 
@@ -90,7 +90,7 @@ class Webhook:
             # a proxy is for the world outside; what goes to this machine stays on it
             proxies = [ProxyHandler({})] if is_loopback(self.host) else []
             self._opener = build_opener(_NoRedirect(), *proxies)
-        headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": f"longline-lark/{__version__}"}
+        headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": f"longline-lark/{version('longline-lark')}"}
         url = self._credentials.url.get_secret_value()
         request = Request(url, data=encode(self._signed(payload)), headers=headers, method="POST")  # noqa: S310 - checked by address
         try:

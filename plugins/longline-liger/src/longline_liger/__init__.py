@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longline_liger.config import LigerConfig
 
-__version__ = "0.1.0"
-__all__ = ["LigerConfig", "__version__"]
+__all__ = ["LigerConfig"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from longline_profiling.config import ProfilingConfig
     from longline_profiling.standalone import recording
 
-__version__ = "0.1.0"
-__all__ = ["ProfilingConfig", "__version__", "carry", "profile", "profiled", "recording"]
+__all__ = ["ProfilingConfig", "carry", "profile", "profiled", "recording"]
 
 _HOMES = {"ProfilingConfig": "longline_profiling.config", "recording": "longline_profiling.standalone"}
 

@@ -1,3 +1,1 @@
 """A Longline plugin that shows runs in SwanLab: metrics, tables, alerts and the config, online or on this machine."""
-
-__version__ = "0.1.0"
