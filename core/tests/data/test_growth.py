@@ -60,6 +60,17 @@ def test_memory_does_not_grow_with_the_tokens(chatml, tmp_path, layout):
     assert peaks[1] - peaks[0] < 80
 
 
+@needs_proc
+def test_memory_does_not_grow_with_a_document(chatml, jsonl, tmp_path):
+    """The library's account of four million characters takes 600 MB."""
+    chatml.save_pretrained(tmp_path / "tokenizer")
+    words = np.random.default_rng(0).choice(["four", "user", "and", "thank", "you.\n", "größer"], 400_000)
+    path = jsonl([{"text": " ".join(words)}, {"text": " ".join(words[::-1])}])
+    found = prepared(tmp_path / "tokenizer", path, tmp_path / "cache", "padded")
+    assert found["tokens"] > 800_000
+    assert found["peak"] < 350
+
+
 def test_cores_do_not_change_the_data(chatml, jsonl, chat, tmp_path):
     chatml.save_pretrained(tmp_path / "tokenizer")
     path = jsonl([chat("four " * (1 + number * 7919 % 83) + str(number), f"Say {number}") for number in range(3000)])

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from longline.data.values import Row, Sample, Written
 
 CHUNK_ROWS = 500
+CHUNK_LENGTH = 1 << 22
+"""A chunk with rows of so many characters, or token ids, has no more of them: memory does not grow with documents."""
 WORKERS = 2
 GUESS_ROWS = 100
 
@@ -108,7 +110,7 @@ class SourceRun:
         """Read the whole source. Raises DataError for anything that is not one row's fault."""
         started = time.perf_counter()
         records: Iterator[Record] = itertools.islice(self.source.rows(), self.section.limit)
-        head = list(itertools.islice(records, GUESS_ROWS))
+        head = next(_chunks(records, GUESS_ROWS), [])
         if not head:
             raise DataError(f"{self.section.path}: there are no rows")
         reader = self._reader(head)
@@ -123,7 +125,7 @@ class SourceRun:
         # brings.
         with self.tools.encoder.exact(), ThreadPoolExecutor(WORKERS) as workers:
             waiting: deque[Future[list[Encoded]]] = deque()
-            for chunk in _chunks(itertools.chain(head, records), CHUNK_ROWS):
+            for chunk in itertools.chain([head], _chunks(records, CHUNK_ROWS)):
                 waiting.append(workers.submit(self._encode, self._render(chunk, reader)))
                 if len(waiting) > WORKERS:
                     self._add_all(waiting.popleft().result())
@@ -395,8 +397,17 @@ def _tried(convert: Callable[[Row], Sample], row: Row) -> Sample | None:
 
 
 def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    iterator = iter(records)
-    while chunk := list(itertools.islice(iterator, size)):
+    """So many rows at a time, or fewer where they are long."""
+    chunk: list[Record] = []
+    length = 0
+    for record in records:
+        chunk.append(record)
+        row = record[1]
+        length += sum(len(value) for value in row.values() if isinstance(value, (str, list))) if isinstance(row, Mapping) else 0
+        if len(chunk) == size or length >= CHUNK_LENGTH:
+            yield chunk
+            chunk, length = [], 0
+    if chunk:
         yield chunk
 
 

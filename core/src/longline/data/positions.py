@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import models, normalizers
 
+from longline.data.long_texts import tokenised
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -55,7 +57,7 @@ class Finder:
 
     def find(self, pieces: Sequence[Piece]) -> list[Found]:
         """Tokenise the texts of `pieces`, special tokens as they stand in them, and find their spans."""
-        found = [place for batch in _batches(pieces) for place in self._find(batch)]
+        found = [place for batch in _batches(pieces) for place in (self._alone(batch) or self._find(batch))]
         return [self._plainly(piece) if piece.plain else place for piece, place in zip(pieces, found, strict=True)]
 
     def _plainly(self, piece: Piece) -> Found:
@@ -91,6 +93,21 @@ class Finder:
             if first and encoding.token_to_chars(first)[0] == 1:
                 return list(encoding.ids[first:])
         return list(self._blind.encode(word, add_special_tokens=False).ids)
+
+    def _alone(self, pieces: Sequence[Piece]) -> list[Found] | None:
+        """A single text that is too long to be tokenised in one call; None for any other."""
+        piece = pieces[0]
+        if len(pieces) > 1 or len(piece.text) < BATCH_CHARACTERS:
+            return None
+        wanted = [place for span in piece.spans for place in span] + piece.terminators
+        made = tokenised(piece.text, wanted, lambda texts: self._backend.encode_batch(texts, add_special_tokens=False))
+        if made is None:
+            return None
+        ids, places = made
+        spans = [(places[start][0], places[end][0]) for start, end in piece.spans]
+        return [
+            Found(ids, spans, [places[end][0] for end in piece.terminators], [places[start][1] for start, _ in piece.spans])
+        ]
 
     def _find(self, pieces: Sequence[Piece]) -> list[Found]:
         if not self._quick:
@@ -166,6 +183,9 @@ def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
     """Parts of about BATCH_CHARACTERS: an encoding takes a hundred bytes for each token."""
     start = size = 0
     for end, piece in enumerate(pieces, start=1):
+        if len(piece.text) >= BATCH_CHARACTERS and start < end - 1:
+            yield pieces[start : end - 1]  # a long text is one alone
+            start, size = end - 1, 0
         size += len(piece.text)
         if size >= BATCH_CHARACTERS or end == len(pieces):
             yield pieces[start:end]
