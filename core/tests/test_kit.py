@@ -15,7 +15,17 @@ from textwrap import dedent
 import pytest
 
 from longline.errors import PluginError
-from longline.testing import BROKEN, GARBAGE, SILENCE, TOO_MANY, Answer, MemoryTracker, assert_no_secret, fail_at
+from longline.testing import (
+    BROKEN,
+    GARBAGE,
+    SILENCE,
+    TOO_MANY,
+    Answer,
+    MemoryTracker,
+    assert_import_is_light,
+    assert_no_secret,
+    fail_at,
+)
 
 SECRET = 's3cr3t/"of a test"'
 TIDE = """
@@ -234,6 +244,15 @@ def test_what_cannot_be_tried_is_left_out(assert_well_behaved, module):
     assert "left out  import       importing it costs little\n                         a test of the kit" in told, told
     with pytest.raises(ValueError, match="skip: there is no 'improt'; there are options, import"):
         assert_well_behaved(unruly.UnrulyPlugin, {"key": SECRET}, skip={"improt": "a slip"})
+
+
+def test_what_an_import_may_not_bring(module):
+    module("netted", "import http.client")
+    assert_import_is_light("netted")
+    with pytest.raises(AssertionError, match=r"^importing netted imports http.client: import them in the functions"):
+        assert_import_is_light("netted", "http.client")
+    with pytest.raises(AssertionError, match=r"(?s)no_such_module cannot be imported: .*ModuleNotFoundError"):
+        assert_import_is_light("no_such_module")
 
 
 BROKEN_RUN = """

@@ -65,3 +65,7 @@ def test_resumed_equals_uninterrupted(weights):
     _, resumed = weights("stopped", resume="last")
     expected, found = load_file(whole), load_file(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_it_is_well_behaved(assert_well_behaved):
+    assert_well_behaved(GradAveragePlugin)

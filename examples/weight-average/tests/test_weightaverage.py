@@ -39,3 +39,7 @@ def test_it_is_told_everywhere(run_longline, capsys):
     assert "saved weights: average of 2 steps" in (outcome.output_dir / "model" / "README.md").read_text()
     assert "average of 2 steps" in capsys.readouterr().out
     assert json.loads((outcome.output_dir / "model" / FILE).read_text()) == {"steps": 2, "decay": 0.99}
+
+
+def test_it_is_well_behaved(assert_well_behaved):
+    assert_well_behaved(WeightAveragePlugin)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from longline.cli import run_cli
-from longline.testing import assert_constructor_is_idle
 from longline_completions.config import CompletionsConfig
 from longline_completions.plugin import CompletionsPlugin
 
@@ -89,8 +88,8 @@ def test_plugins_show_tells_the_options(capsys):
     assert all(name in told for name in CompletionsConfig.model_fields)
 
 
-def test_the_constructor_does_no_work():
-    assert_constructor_is_idle(CompletionsPlugin, {"every": 3})
+def test_it_is_well_behaved(assert_well_behaved, preference_rows):
+    assert_well_behaved(CompletionsPlugin, {"every": 3}, method="dpo", data={"train": [{"path": str(preference_rows)}]})
 
 
 # --- the README -----------------------------------------------------------------------------------------------------------------

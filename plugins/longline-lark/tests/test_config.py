@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from longline import LonglineError
 from longline.cli import run_cli
-from longline.testing import assert_constructor_is_idle
+from longline.testing import assert_import_is_light
 from longline_lark.address import url_fault
 from longline_lark.config import LarkConfig
 from longline_lark.credentials import find
@@ -193,12 +191,7 @@ def test_nothing_shows_them():
 
 
 def test_neither_network_nor_heavy_libraries_are_imported_with_the_plugin():
-    code = (
-        "import sys, longline_lark.plugin, longline_lark.config\n"
-        "print(sorted({'torch', 'transformers', 'ssl', 'http.client', 'urllib.request', 'requests'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert_import_is_light("longline_lark.plugin", "ssl", "http.client", "urllib.request", "requests")
 
 
 # --- the README -----------------------------------------------------------------------------------------------------------------
@@ -218,7 +211,6 @@ def test_the_readme_tells_every_option_code_and_event():
     assert [parse(line.strip().removeprefix("- ")).text for line in example.splitlines()][2] == "nan"
 
 
-def test_the_constructor_does_no_work():
-    assert_constructor_is_idle(
-        LarkPlugin, {"webhook_url": "https://open.larksuite.com/open-apis/bot/v2/hook/abc", "secret": "s", "rules": ["nan"]}
-    )
+def test_it_is_well_behaved(assert_well_behaved, lark):
+    assert_well_behaved(LarkPlugin, {"webhook_url": lark.url, "secret": lark.secret, "rules": ["loss < 100 for 3 logs"]})
+    assert set(lark.codes) == {0}, "every message was signed"

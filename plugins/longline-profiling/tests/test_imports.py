@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from longline.testing import assert_constructor_is_idle
 from longline_profiling.plugin import ProfilingPlugin
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy")
@@ -29,5 +28,5 @@ def test_no_heavy_library(code):
     assert done.stdout == "[]\n"
 
 
-def test_the_constructor_does_no_work():
-    assert_constructor_is_idle(ProfilingPlugin, {"steps": {"start": 2}})
+def test_it_is_well_behaved(assert_well_behaved):
+    assert_well_behaved(ProfilingPlugin, {"steps": {"start": 2, "count": 1}, "mfu": False}, ignore=["profiling/"])

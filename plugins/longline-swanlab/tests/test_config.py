@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longline.cli import run_cli
-from longline.testing import assert_constructor_is_idle
+from longline.testing import assert_import_is_light
 from longline_swanlab.config import SwanLabConfig
 from longline_swanlab.plugin import SwanLabPlugin
 
@@ -188,12 +188,7 @@ def test_another_version_of_the_dashboard_is_refused(run_longline, tmp_path, mon
 
 
 def test_swanlab_is_not_imported_with_the_plugin():
-    code = (
-        "import sys, longline_swanlab.plugin, longline_swanlab.config\n"
-        "print(sorted({'torch', 'transformers', 'swanlab', 'requests', 'psutil', 'swanboard'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert_import_is_light("longline_swanlab.plugin", "swanlab", "requests", "psutil", "swanboard")
 
 
 # --- the README -----------------------------------------------------------------------------------------------------------------
@@ -212,5 +207,5 @@ def test_the_readme_tells_every_option_and_mode():
     ]
 
 
-def test_the_constructor_does_no_work():
-    assert_constructor_is_idle(SwanLabPlugin, {"project": "fish", "mode": "local"})
+def test_it_is_well_behaved(assert_well_behaved, tmp_path):
+    assert_well_behaved(SwanLabPlugin, {"project": "fish", "mode": "local", "log_dir": str(tmp_path / "swanlog")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from importlib import import_module
 from time import perf_counter
@@ -55,20 +55,20 @@ def assert_constructor_is_idle(plugin_class: type[Plugin], options: Mapping[str,
         raise AssertionError(f"the constructor of {place} {', '.join(found)}")
 
 
-def assert_import_is_light(module: str, heavy: Iterable[str] = HEAVY) -> None:
+def assert_import_is_light(module: str, *also: str) -> None:
     """Fail if importing a module, in a process of its own, imports what takes seconds: `longline check` and `--help` do without.
 
+    `also` are further modules that it may not import, such as the library that a plugin is about, or `http.client`.
+
     Raises:
-        AssertionError: it imports one of `heavy`, or it cannot be imported; the message says which, or why.
+        AssertionError: it imports one of them, or it cannot be imported; the message says which, or why.
     """
-    script = (
-        f"import json, sys, {module}\nprint('{SEEN}' + json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
-    )
+    script = f"import json, sys, {module}\nprint('{SEEN}' + json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], env=surroundings(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(f"{module} cannot be imported: {done.stderr}")
     [told] = [line for line in done.stdout.splitlines() if line.startswith(SEEN)]
-    if found := sorted(set(heavy) & set(json.loads(told.removeprefix(SEEN)))):
+    if found := sorted({*HEAVY, *also} & set(json.loads(told.removeprefix(SEEN)))):
         raise AssertionError(f"importing {module} imports {', '.join(found)}: import them in the functions that need them")
 
 

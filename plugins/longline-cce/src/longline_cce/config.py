@@ -42,5 +42,5 @@ class CceConfig(PluginConfig):
         return self
 
     def asks(self, option: str) -> bool:
-        """Whether the config sets an option to something."""
-        return option in self.model_fields_set and (option != "chunk_tokens" or self.chunk_tokens is not None)
+        """Whether the config sets an option to something else than its default, which the saved config of a run has written out."""
+        return bool(getattr(self, option) != type(self).model_fields[option].default)

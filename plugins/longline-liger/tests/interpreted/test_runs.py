@@ -15,6 +15,7 @@ from transformers.models.llama import modeling_llama
 from longline.cli import run_cli
 from longline.errors import PluginError
 from longline.testing import tiny_tokenizer, zoo
+from longline_liger.plugin import LigerPlugin
 
 TRAINER = {
     "max_steps": 1,
@@ -337,3 +338,9 @@ def test_other_commands_use_no_kernels(run_config, tmp_path, capsys):
     said = capsys.readouterr()
     assert "rms_norm" not in said.out + said.err
     assert "interpreter" not in said.out + said.err
+
+
+def test_it_is_well_behaved(assert_well_behaved, short_rows):
+    """On one rank: the interpreter is no place for two."""
+    data = {"train": [{"path": str(short_rows)}], "max_length": 24}
+    assert_well_behaved(LigerPlugin, {"rope": True}, ranks=1, data=data, trainer={"per_device_train_batch_size": 1})

@@ -2,7 +2,6 @@
 
 import pytest
 from longline.cli import run_cli
-from longline.testing import assert_constructor_is_idle
 
 from longline_newname.config import NewNameConfig
 from longline_newname.plugin import METRIC, NewNamePlugin
@@ -47,5 +46,5 @@ def test_wrong_options_are_errors_with_their_place(run_config, capsys, options):
     assert "patience" in capsys.readouterr().err
 
 
-def test_making_it_is_no_work():
-    assert_constructor_is_idle(NewNamePlugin, {"patience": 2})
+def test_it_is_well_behaved(assert_well_behaved):
+    assert_well_behaved(NewNamePlugin, {"patience": 2})
