@@ -616,7 +616,7 @@ def test_kit() -> Iterator[str]:
 
 # --- the pages of plugins -----------------------------------------------------------------------------------------------------
 
-FROM_README = ("cce", "completions", "lark", "profiling", "swanlab")
+FROM_README = ("cce", "completions", "grokfast", "lark", "profiling", "sparsity", "swanlab")
 """The plugins whose README is their page; those of others are written by hand, in docs/plugins."""
 
 

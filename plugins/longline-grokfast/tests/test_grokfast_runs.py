@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from longline.cli import run_cli
 from longline.errors import LonglineError
 from longline_grokfast.config import GrokfastConfig
 from longline_grokfast.plugin import GrokfastPlugin
@@ -84,3 +87,13 @@ def test_a_window_that_the_rows_never_fill_is_refused_before_training(run_longli
             plugins=[{"grokfast": {"filter": "ma"}}],
             trainer={"max_steps": None, "num_train_epochs": 1, "per_device_train_batch_size": 4},
         )
+
+
+def test_the_example_runs(tiny_model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    paths = {"model.path": tiny_model_dir, "output_dir": tmp_path / "run", "data.cache_dir": tmp_path / "cache"}
+    given = [word for name, value in paths.items() for word in ("--set", f"{name}={value}")]
+    assert run_cli(["train", "examples/grokfast/config.yaml", *given, "--set", "trainer.use_cpu=true"]) == 0
+    assert "gradients of 24 of 28 trained tensors" in capsys.readouterr().out
+    kept = torch.load(tmp_path / "run" / "checkpoint-20" / "plugins" / "grokfast.rank0.pt")
+    assert len(kept["weights"]) == 24

@@ -1,0 +1,38 @@
+"""What keeping zeros needs of a run, as far as it is known before one, and what it will do. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from longline import Problem
+
+if TYPE_CHECKING:
+    from longline import Config, Plan
+    from longline_sparsity.config import SparsityConfig
+
+REMOVE = "remove sparsity from plugins:"
+WITHIN_BACKWARD = "not applied: DeepSpeed keeps the weights that it steps with to itself, where zeros cannot be held"
+
+
+def problems(config: Config, plan: Plan) -> Iterator[Problem]:
+    """An adapter, whose product has no zeros; quantised weights; DeepSpeed."""
+    if config.adapter is not None:
+        text = "not applied: an adapter's product has no zeros, so what it is merged into would lose all of them"
+        yield Problem(text, path="adapter", hint=f"train the weights themselves, without adapter; or {REMOVE}")
+    if config.model.quantization is not None:
+        text = "not applied: quantised weights are not trained, and have no zeros of their own"
+        yield Problem(text, path="model.quantization", hint=f"leave it out, or {REMOVE}")
+    if plan.trainer_args.get("deepspeed"):
+        yield Problem(WITHIN_BACKWARD, path="trainer.deepspeed", hint=f"trainer.fsdp: true shards too; or {REMOVE}")
+
+
+def lines(options: SparsityConfig) -> Iterator[str]:
+    """Which zeros are looked for, and how they are kept."""
+    if options.targets is None:
+        where = f"in every matrix but the embedding that has {options.least:.0%} of them"
+    else:
+        where = f"in {', '.join(options.targets)}"
+    wanted = "" if options.pattern == "auto" else f", which must be {options.pattern}"
+    but = f", not in {', '.join(options.ignore)}" if options.ignore else ""
+    yield f"keeps the zeros that the model comes with {where}{but}{wanted}: masks their gradients, and the weights after each step"
