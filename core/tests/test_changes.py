@@ -12,6 +12,7 @@ from longline.config.explain import models_in
 from longline.config.loader import load_config
 from longline.config.sections import Config
 from longline.errors import ConfigError
+from longline.upstream.transformers import default_optimizer
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_difference_has_its_effect(load, overrides, effect, text):
     "overrides",
     [
         [],
-        ["trainer.learning_rate=5e-5", "trainer.seed=42", "trainer.logging_steps=10"],
+        ["trainer.learning_rate=5e-5", "trainer.seed=42", "trainer.logging_steps=10", f"trainer.optim={default_optimizer()}"],
         ["adapter.lora_alpha=8", "adapter.r=4"],
         ["rewards=[]", "model.overrides={}", "model.tokenizer.add_tokens=[]"],
     ],

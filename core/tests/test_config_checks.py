@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -430,3 +431,15 @@ def test_missing_files_can_be_looked_for_later() -> None:
     for name in ("made.jsonl", "trian.jsonl"):
         Path(name).write_text("{}\n", encoding="utf-8")
     assert [problem.path for problem in missing_files(loaded)] == ["data.eval.0.path"]
+
+
+def test_a_run_folder_in_a_path_that_is_not_utf_8_is_refused(folder, monkeypatch) -> None:
+    """Also where only the working directory is in one."""
+    there = folder / os.fsdecode(b"caf\xe9")
+    there.mkdir()
+    monkeypatch.chdir(there)
+    Path("c.yaml").write_text(BASE, encoding="utf-8")
+    with pytest.raises(ConfigError) as told:
+        load_config(Path("c.yaml"))
+    [problem] = told.value.problems
+    assert problem.message == f"{folder}/caf\\udce9/o is not UTF-8, and a model can be saved under no such path"

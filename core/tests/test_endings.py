@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from longline import Plugin, hookimpl
 from longline.cli import run_cli
+from longline.errors import ModelError
 from longline.plugins import PluginConfig
 from longline.testing import tiny_tokenizer
 
@@ -97,3 +99,12 @@ def test_answers_that_are_drawn_end_as_the_template_ends_them(run_longline, base
         plugins=[seen],
     )
     assert sorted(seen.ends) == AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+
+
+@pytest.mark.parametrize("wrong", ["x", 1.5, True, [2, "3"], {"a": 1}])
+def test_an_end_that_is_no_token_is_told_with_its_file(run_longline, base, tmp_path, wrong):
+    folder = shutil.copytree(base, tmp_path / "base")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+    with pytest.raises(ModelError, match="which is no token's id") as told:
+        run_longline(model={"path": str(folder)})
+    assert str(folder / "generation_config.json") in told.value.message

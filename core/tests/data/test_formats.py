@@ -332,7 +332,7 @@ def test_messages_and_a_text_in_columns_of_their_own(prepared, row):
     [text], report = prepared([row])
     assert text == whole
     assert report.format == "prompt_completion"
-    assert ("the first of several answers in 1 rows" in report.note) == isinstance(row.get("ideal"), list)
+    assert ("the first of several answers is taken" in report.notices) == isinstance(row.get("ideal"), list)
 
 
 def test_messages_and_an_answer_whose_columns_are_mapped(prepared, jsonl):

@@ -290,7 +290,7 @@ SURROGATE = '{"prompt": "Two \\ud83d", "chosen": "a", "rejected": "b"}'
         ({**PREFERENCE, "chosen": 3, "rejected": "a"}, "the field 'chosen' is a int, not text"),
         ({**PREFERENCE, "chosen": "", "rejected": "a"}, "the field 'chosen' is empty"),
         ({**PREFERENCE, "chosen": []}, "'chosen': there are no messages"),
-        ({**PREFERENCE, "chosen": ["Fine."]}, "'chosen': message 1 is a str, not a mapping"),
+        ({**PREFERENCE, "chosen": ["Fine.", 3]}, "'chosen': message 1 is a str, not a mapping"),
         ({**PREFERENCE, "chosen": [{"role": "assistant", "content": ""}]}, "'chosen': message 1 (assistant): 'content' is empty"),
         ({**PREFERENCE, "chosen": [{"role": "robot", "content": "a"}]}, "'chosen': message 1: the role 'robot' is not known"),
         ({**PREFERENCE, "chosen": [{"content": "a"}]}, "'chosen': message 1 has no 'role' (found: content)"),
@@ -592,3 +592,14 @@ def test_a_huge_row_and_many_chunks(data_of, chatml):
         head = row["seq_lengths"][0]
         assert chatml.decode(row["input_ids"][:head]) == f"Say {number}" + " four" * (number % 7 + 1) + "<|im_end|>"
         assert chatml.decode(row["input_ids"][head:]) == f"Say {number} six<|im_end|>"
+
+
+def test_the_first_of_several_answers_is_taken_and_counted_once(texts_of):
+    """Also where rows are read twice, to learn the type of a column."""
+    row = {"question": "Hello", "chosen": ["Fine.", "Well."], "rejected": ["No."], "id": 3}
+    texts, report = texts_of([row] * 3, keep=["id"])
+    assert texts == [(CHOSEN, REJECTED)] * 3
+    [(text, notice)] = report.notices.items()
+    assert (text, notice.rows, notice.example) == ("the first of several answers is taken", 3, "'Well.'")
+    [labelled], _ = texts_of([{"question": "Hello", "completion": ["Fine.", "Well."], "label": True}], "labelled")
+    assert labelled == (CHOSEN,)

@@ -11,7 +11,7 @@ from longline.config.attention import ATTENTION, lookup
 from longline.config.check import Check, adder, touched
 from longline.config.explain import nearest
 from longline.config.method import find
-from longline.config.paths import holds_module, is_template, looks_local
+from longline.config.paths import holds_module, is_template, is_unicode, looks_local
 from longline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -330,6 +330,11 @@ def one_kind_of_eval(loaded: LoadedConfig) -> Iterator[Problem]:
 def output_dir(loaded: LoadedConfig) -> Iterator[Problem]:
     """The run folder, or the nearest parent that exists, must be a folder."""
     path = loaded.config.output_dir.expanduser()
+    if not is_unicode(path.absolute()):
+        shown = str(path.absolute()).encode("utf-8", "backslashreplace").decode()
+        hint = "name a folder whose whole path is UTF-8"
+        yield loaded.problem(f"{shown} is not UTF-8, and a model can be saved under no such path", "output_dir", hint=hint)
+        return
     for place in (path, *path.parents):
         if place.is_dir():
             return

@@ -26,6 +26,15 @@ def absolute(text: str) -> str:
     return str(Path(text).expanduser().absolute())
 
 
+def is_unicode(path: Path) -> bool:
+    """Whether the bytes of a path are UTF-8: libraries written in Rust open no others."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def names_something_here(text: str) -> bool:
     """Whether a text, of which nobody said what it is, can only be a relative path: one of a file or of a model's folder."""
     path = Path(text)

@@ -18,6 +18,7 @@ from longline.config import fields, going_on
 from longline.config.check import Check as Check
 from longline.config.explain import nearest
 from longline.errors import ConfigError, LonglineError, Problem
+from longline.upstream.transformers import default_optimizer
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -202,7 +203,8 @@ class Method:
 
     def assumed(self) -> dict[str, Any]:
         """The trainer arguments that hold where `trainer:` is silent, as far as the source of their class tells."""
-        return {**fields.known_defaults(self.fields()), **TRAINER_DEFAULTS, **self.defaults}
+        known = fields.known_defaults(self.fields())
+        return {"optim": default_optimizer(), **known, **TRAINER_DEFAULTS, **self.defaults}
 
     def orders_by_batch(self, trainer: Mapping[str, Any]) -> bool:
         """Whether the order of rows depends on how many make a batch, with these trainer arguments."""

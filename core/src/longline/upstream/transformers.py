@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
 
 from longline.upstream.assumption import Assumption, of, reads, stands_in
 from longline.upstream.trl import noted
@@ -35,6 +38,15 @@ SCHEDULERS = ("transformers.optimization", "TYPE_TO_SCHEDULER_FUNCTION", "Schedu
 """The same for `trainer.lr_scheduler_type`, and the function that hands each its arguments."""
 ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 """What optimizers get as `ctx.adam_kwargs`."""
+
+
+def default_optimizer() -> str:
+    """What `optim` is where nobody says it: it depends on the version of torch, which is not imported for that."""
+    try:
+        fused = Version(Version(version("torch")).base_version) >= Version("2.8")
+    except PackageNotFoundError:
+        fused = False
+    return "adamw_torch_fused" if fused else "adamw_torch"
 
 
 def exports_state(callback: Any) -> bool:
@@ -172,6 +184,11 @@ def _classes_declare_attention() -> bool:
 _TRAINER = "transformers:Trainer"
 
 ASSUMPTIONS: tuple[Assumption, ...] = (
+    _assume(
+        "TrainingArguments.optim",
+        "its default is adamw_torch_fused with torch 2.8 or newer, and adamw_torch before",
+        lambda: resolve_name("transformers:TrainingArguments").optim == default_optimizer(),
+    ),
     _assume(
         "Trainer._prepare_inputs",
         "every batch of training and evaluation passes through it once before the model sees it, and what it returns is used",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
+from longline.errors import ModelError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,9 +16,15 @@ FILE = "generation_config.json"
 
 
 def of(model: Any) -> list[int]:
-    """The ids with which a model ends by itself."""
+    """The ids with which a model ends by itself. Raises ModelError for what is no id, since transformers believes the file."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return [int(token) for token in (own if isinstance(own, list) else [own]) if token is not None]
+    found = own if isinstance(own, list) else [] if own is None else [own]
+    if wrong := [token for token in found if type(token) is not int]:
+        folder = Path(str(getattr(model, "name_or_path", "")))
+        file = folder / (FILE if (folder / FILE).is_file() or not folder.is_dir() else "config.json")
+        text = f"{file}: eos_token_id is {str(wrong[0])[:40]!r}, which is no token's id"
+        raise ModelError(text, hint="mend it in a copy of the model's folder: one whole number, or a list of them")
+    return list(found)
 
 
 def join(model: Any, tokens: Sequence[int]) -> list[int]:

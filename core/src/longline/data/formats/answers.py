@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from longline.data.formats.messages import ChatReader, present, text_field
-from longline.data.formats.texts import behind
+from longline.data.formats.texts import behind, one_of
 from longline.data.kinds.prompt import prompt_row
 from longline.data.values import Conversation, Piece, Row, RowError, Sample, alike
 from longline.errors import DataError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from longline.data.formats.base import Opened
     from longline.data.formats.messages import Override
     from longline.data.formats.source_columns import SourceColumns
+    from longline.data.notes import Notes
 
 Messages = list[dict[str, Any]]
 
@@ -27,8 +28,9 @@ _SPACELESS = 0x2E80
 class AnswerReader:
     """Reads the rows of one source whose columns are known. Every method raises RowError for a row that is broken."""
 
-    def __init__(self, names: SourceColumns, chat: ChatReader, has_template: bool = True) -> None:
+    def __init__(self, names: SourceColumns, chat: ChatReader, notes: Notes, has_template: bool = True) -> None:
         self._names = names
+        self._notes = notes
         self._chat = chat
         self._has_template = has_template
 
@@ -42,7 +44,7 @@ class AnswerReader:
             )
         names = opened.names.model_copy(update={"system": columns.system})
         chat = ChatReader(opened, names, needs_answer=False)
-        return cls(columns, chat, opened.has_template)
+        return cls(columns, chat, opened.notes, opened.has_template)
 
     def note(self, plain: int, chats: int) -> str:
         """How many prompts went through the chat template."""
@@ -90,8 +92,8 @@ class AnswerReader:
 
     def _answer(self, row: Row, key: str) -> str | Messages:
         """An answer as text, or as messages (a mapping is one message)."""
-        value = present(row, key)
-        return text_field(row, key) if not isinstance(value, (list, Mapping)) else self._messages(row, key)
+        value = one_of(present(row, key), self._notes)
+        return self._messages(row, key) if isinstance(value, (list, Mapping)) else text_field({key: value}, key)
 
     def _messages(self, row: Row, key: str) -> Messages:
         """The messages in a column."""

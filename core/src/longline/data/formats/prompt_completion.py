@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from longline.data.formats.base import Format, Opened, Reader
 from longline.data.formats.messages import ChatReader, present, text_field
-from longline.data.formats.texts import behind
+from longline.data.formats.texts import behind, one_of
 from longline.data.kinds.sample import SAMPLE
 from longline.data.values import Conversation, RowError, Sample
 
@@ -22,21 +23,19 @@ _EVALUATION = {"input", "ideal"}
 def _open(opened: Opened) -> Reader:
     chat, names, train_on = ChatReader.of(opened), opened.names, opened.train_on
     first, second = _columns(names, opened.found)
-    chosen = [0]
 
     def sample(row: Row) -> Sample:
-        prompt, completion = row.get(first), row.get(second)
-        if isinstance(completion, list) and completion and all(isinstance(answer, str) for answer in completion):
-            chosen[0] += len(completion) > 1
-            completion = completion[0]
-            row = {**row, second: completion}
+        prompt, given = row.get(first), row.get(second)
+        completion = one_of(given, opened.notes)
+        if completion is not given:
+            row = ChainMap({second: completion}, cast("dict[str, Any]", row))
         if isinstance(prompt, (list, Mapping)) or isinstance(completion, (list, Mapping)):
-            given, answer = (_messages(row, key, role, names) for key, role in ((first, "user"), (second, "assistant")))
-            return Sample((_conversation(row, given, answer, chat, train_on),))
+            asked, answer = (_messages(row, key, role, names) for key, role in ((first, "user"), (second, "assistant")))
+            return Sample((_conversation(row, asked, answer, chat, train_on),))
         chat.beside_text(row)
         return Sample((behind(text_field(row, first, empty=True), text_field(row, second), train_on),))
 
-    return Reader(sample, lambda plain, chats: f"the first of several answers in {chosen[0]} rows" if chosen[0] else "")
+    return Reader(sample)
 
 
 def _columns(names: ColumnsSection, found: Collection[str]) -> tuple[str, str]:
