@@ -72,6 +72,7 @@ def test_nothing_is_lost_but_its_own_data(run_longline, caplog, tmp_path):
         "on_checkpoint",
         "on_train_end",
         "on_save",
+        "on_trained",
         "on_alert",
         "on_run_end",
     }

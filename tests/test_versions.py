@@ -15,6 +15,7 @@ REGISTERS = {
     "longline.upstream": "core",
     "longline_cce.upstream": "plugins/longline-cce",
     "longline_liger.upstream": "plugins/longline-liger",
+    "longline_lm_eval.upstream": "plugins/longline-lm-eval",
     "longline_swanlab.upstream": "plugins/longline-swanlab",
 }
 

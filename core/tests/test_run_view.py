@@ -173,6 +173,18 @@ def test_a_plugin_leaves_the_metrics_of_another_alone_and_may_correct_its_own(ru
         run_longline(plugins=[made(Adds), made(Changes)], trainer={"max_steps": 1}, output_dir=str(tmp_path / "others"))
 
 
+def test_what_is_logged_between_two_events_of_the_trainer_is_of_its_step(run_longline, capsys):
+    class Counts(Plugin):
+        @hookimpl
+        def on_step_end(self, run, step):
+            if step == 3:
+                run.log({"mine": 1.0})
+
+    outcome = run_longline(plugins=[Counts(PluginConfig())], trainer={"max_steps": 4, "logging_steps": 100})
+    assert [event["step"] for event in outcome.log if "mine" in event] == [3]
+    assert "step 3/4" not in capsys.readouterr().out, "a line without a number"
+
+
 def test_metrics_can_be_logged_after_training(run_longline):
     class Judge(Plugin):
         @hookimpl

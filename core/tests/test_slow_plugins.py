@@ -45,6 +45,21 @@ def test_a_hook_that_hangs_is_told_once_while_it_hangs_and_in_total_at_the_end(r
     assert outcome.result.status == "completed"
 
 
+def test_what_is_there_to_take_long_is_not_told(run_longline, caplog):
+    class Thorough(Slow):
+        naps = 0
+
+        @hookimpl
+        def on_trained(self):
+            self.nap()
+
+    with caplog.at_level(logging.WARNING, "longline.plugins"):
+        outcome = run_longline(plugins=[LoadedPlugin.of(Thorough(PluginConfig()), slow_after=0.1)], trainer={"max_steps": 1})
+    assert outcome.manifest["hooks"]["plugins"]["thorough"]["on_trained"]["seconds"] > 0.5
+    assert not [record for record in caplog.records if "the run waits" in record.message]
+    assert outcome.hooks("on_alert") == []
+
+
 def test_many_quick_calls_of_one_hook_are_not_one_slow_call(run_longline, caplog):
     class Busy(Slow):
         naps = 99

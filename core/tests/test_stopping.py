@@ -184,6 +184,41 @@ def test_a_signal_in_the_middle_of_the_final_save_lets_it_finish(run_longline):
     assert load_file(outcome.output_dir / "model" / "model.safetensors")
 
 
+class Long(Plugin):
+    """What a run does when its model is saved, and how far it came."""
+
+    came = "nowhere"
+
+    def __init__(self, before: str | None = None) -> None:
+        super().__init__(PluginConfig())
+        self.before = before
+
+    @hookimpl
+    def post_save(self):
+        if self.before == "post_save":
+            signal.raise_signal(signal.SIGINT)
+
+    @hookimpl
+    def on_trained(self, trainer):
+        self.came = f"step {trainer.state.global_step}"
+        signal.raise_signal(signal.SIGINT)
+        self.came = "to the end"
+
+
+def test_a_signal_in_what_takes_long_ends_it_at_once_and_the_model_is_there(run_longline):
+    long = Long()
+    outcome = run_longline(plugins=[long], trainer={"max_steps": 2})
+    assert (outcome.result.status, outcome.result.exit_code) == ("interrupted", 130)
+    assert long.came == "step 2"
+    assert load_file(outcome.output_dir / "model" / "model.safetensors")
+
+
+def test_who_stopped_a_run_while_it_was_saved_waits_for_nothing_more(run_longline):
+    long = Long("post_save")
+    outcome = run_longline(plugins=[long], trainer={"max_steps": 2})
+    assert (outcome.result.status, long.came) == ("completed", "nowhere")
+
+
 def test_a_signal_after_early_stopping_keeps_the_model(run_longline):
     """Training is over then, though not all steps were made: nothing is left to interrupt."""
     outcome = run_longline(

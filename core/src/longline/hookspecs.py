@@ -52,8 +52,9 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 class HookFacts:
     """What the bus and the generated reference know of a hook: kind, ranks, when it fires, the names of its arguments.
 
-    `repeated` hooks fire again and again while a run trains; the others are paid for once. `fault` says what is wrong with what a
-    provide hook was answered, or None; `seal` is called with the arguments before each plugin's turn.
+    `repeated` hooks fire again and again while a run trains; the others are paid for once. `patient` ones are there for what takes
+    long, and are not told as slow. `fault` says what is wrong with what a provide hook was answered, or None; `seal` is called with
+    the arguments before each plugin's turn.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class HookFacts:
     repeated: bool = False
     fault: Callable[[object], str | None] | None = None
     seal: Callable[[Mapping[str, Any]], None] | None = None
+    patient: bool = False
 
 
 def hook_facts() -> dict[str, HookFacts]:
@@ -77,6 +79,7 @@ def _spec(
     repeated: bool = False,
     fault: Callable[[object], str | None] | None = None,
     seal: Callable[[Mapping[str, Any]], None] | None = None,
+    patient: bool = False,
 ) -> Callable[[Function], Function]:
     """Marks a hook specification; the kind follows from its name."""
 
@@ -84,7 +87,7 @@ def _spec(
         prefix = function.__name__.partition("_")[0]
         kinds: dict[str, Kind] = {"pre": "shape", "post": "shape", "provide": "provide", "on": "observe"}
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
-        function.facts = HookFacts(kinds[prefix], ranks, when, arguments, repeated, fault, seal)  # type: ignore[attr-defined]
+        function.facts = HookFacts(kinds[prefix], ranks, when, arguments, repeated, fault, seal, patient)  # type: ignore[attr-defined]
         return _hookspec(function, firstresult=prefix == "provide")
 
     return mark
@@ -329,6 +332,14 @@ def post_save(run: Run, path: Path) -> None:
 @_spec("once, after the final model, tokenizer and model card are complete", ranks="main")
 def on_save(run: Run, path: Path) -> None:
     """`path` is `<output_dir>/model`."""
+
+
+@_spec("once, when the final model is saved and still in memory; not when a signal stopped the run", patient=True)
+def on_trained(run: Run, trainer: Trainer) -> None:
+    """For what takes long and must not endanger the model, such as an evaluation: a signal ends it at once.
+
+    `trainer.model` is the model that was saved, where training left it: on its device, sharded, with its adapter.
+    """
 
 
 # --- events that anyone may raise ---------------------------------------------------------------------------------------------

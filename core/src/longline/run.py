@@ -181,6 +181,9 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     state.stop.defer("the last step is done, saving the model")
     final.save(state, trainer)
     run.hook.on_save(run=run, path=run.plan.model_dir)
+    if not any(ranks.gathered(state.stop.requested)):  # who asked for the end while it was saved waits for nothing more
+        state.stop.doing = None
+        run.hook.on_trained(run=run, trainer=trainer)
 
 
 def _train(state: State, trainer: Any) -> None:

@@ -111,8 +111,9 @@ class Console:
         self.pace.logged(step, logs.get("num_tokens"))
         self.last = {**self.last, **logs}
         if self.live is None:
-            pace = self._pace(step) if "num_tokens" in logs else ""
-            self.console.print(f"step {step}/{self.max_steps}  {_numbers(logs)}{pace}")
+            shown = _numbers(logs) + (self._pace(step) if "num_tokens" in logs else "")
+            if shown:  # an event of a plugin's own may have nothing that is shown here
+                self.console.print(f"step {step}/{self.max_steps}  {shown}")
         elif "eval_loss" in logs:
             self._say(f"step {step}: {_numbers(logs)}")
 

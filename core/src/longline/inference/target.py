@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from longline.config.loader import LoadedConfig
     from longline.config.sections import Dtype
-    from longline.plugins.run import Command, State
+    from longline.plugins.run import Command, Run, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class Target:
     loaded: LoadedConfig | None = None
     run_dir: Path | None = None
     weights: Path | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run that was opened on it, as hooks see one."""
+        return self.state.view
 
     @property
     def method(self) -> Method | None:

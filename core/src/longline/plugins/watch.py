@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from longline.hookspecs import hook_facts
 from longline.plugins import bus
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Watch:
 
     def __init__(self, watched: Bus, mask: Callable[[str], str]) -> None:
         self.slow: dict[Answer, None] = {}
-        self._bus, self._mask = watched, mask
+        self._bus, self._mask, self._facts = watched, mask, hook_facts()
         self._seen: dict[int, tuple[Answer, int, float]] = {}
 
     def look(self) -> None:
@@ -46,7 +47,7 @@ class Watch:
                 self._bus.threads.remove(frame)
                 continue
             answer = _innermost(frame)
-            if answer is None or answer.plugin is None:
+            if answer is None or answer.plugin is None or self._facts[answer.hook].patient:
                 self._seen.pop(frame.thread, None)
                 continue
             calls = answer.cost.calls  # counted when a call returns: the same number is the same call

@@ -78,6 +78,7 @@ class HookBridge(TrainerCallback):
         """Weights changed; if a signal came on any rank, save and stop here, on all ranks at the same step."""
         # Now and not with the loss: who stops in the middle of a step has told nothing of it.
         self._tell_completions(state.global_step)
+        self.state.summary = replace(self.state.summary, steps=state.global_step)  # what is logged or told next is of this step
         self.run.hook.on_step_end(run=self.run, step=state.global_step)
         if self._asked_to_stop():
             control.should_evaluate, control.should_save = False, True

@@ -85,7 +85,7 @@ RULES: dict[str, Rule] = {
     "spectrum_*": none("`adapter`, or a plugin that freezes weights in `post_model_load`"),
     **dict.fromkeys(("dense_mixer", "expert_parallel_*", "mora", "hatchery"), none("nothing")),
     "llmcompressor": none("a tool for sparse weights, on <output_dir>/model"),
-    "lm_eval_*": none("lm-evaluation-harness on <output_dir>/model"),
+    "lm_eval_*": none("plugin lm-eval: pip install longline-lm-eval, and convert again"),
     "nemo_gym_*": none("method grpo with `rewards`"),
     **dict.fromkeys(
         (
@@ -112,7 +112,7 @@ PLUGINS = {
     "axolotl.integrations.grokfast.": "plugin grokfast",
     "axolotl.integrations.spectrum.": "an adapter",
     "axolotl.integrations.kernels.": "the experts as transformers computes them",
-    "axolotl.integrations.lm_eval.": "lm-evaluation-harness on <output_dir>/model",
+    "axolotl.integrations.lm_eval.": "plugin lm-eval",
     "axolotl.integrations.nemo_gym.": "method grpo with `rewards`",
 }
 """What comes nearest to axolotl's plugins, by the beginning of their dotted names."""
