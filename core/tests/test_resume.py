@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from longline import Plugin, hookimpl
@@ -18,7 +18,7 @@ from longline.config.loader import load_config
 from longline.errors import ConfigError
 from longline.plugins import LoadedPlugin, PluginConfig
 from longline.run import train
-from longline.testing import chat, write_tiny_model
+from longline.testing import chat, tiny_tokenizer, write_tiny_model, zoo
 
 STOPPING = {
     "model": {"overrides": {"attention_dropout": 0.1}},
@@ -478,3 +478,27 @@ def test_a_checkpoint_without_a_record_goes_on_with_a_word(go_on, made):
     shutil.copytree(made / "full", go_on.folder / "full")
     (go_on.folder / "full" / "checkpoint-3" / "longline.json").unlink()
     assert "nobody can see whether config and data are the same" in go_on("full")[1]["resumed"]
+
+
+# --- weights that are published under other names -----------------------------------------------------------------------------
+
+
+def test_a_mixture_of_experts_goes_on_with_its_experts(run_longline, config_of, tmp_path):
+    """They are published one by one, and lie in memory as one tensor."""
+    tokenizer = tiny_tokenizer()
+    zoo.build("qwen3_moe", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "mixture")
+    tokenizer.save_pretrained(tmp_path / "mixture")
+    given = {
+        "model": {"path": str(tmp_path / "mixture")},
+        "trainer": {"max_steps": 4, "save_strategy": "steps", "save_steps": 2},
+    }
+    whole = run_longline(config_of("whole", **given))
+    config = config_of("parts", **given)
+    assert run_longline(config, plugins=[At(2)]).result.status == "interrupted"
+    resumed = run_longline(config, resume="last")
+    assert told(resumed, "loss") == told(whole, "loss")
+    assert same(resumed, whole)
+    assert any(".experts.0." in name for name in bits(whole))
+    folders = (whole.output_dir / "checkpoint-4", whole.output_dir / "model")
+    checkpoint, final = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in folders)
+    assert all(torch.equal(checkpoint[name], weight) for name, weight in final.items())

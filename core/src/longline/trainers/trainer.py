@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -374,7 +375,8 @@ class LonglineTrainer(EvaluatingTrainer):
         if self.args.should_save and isinstance(self.model, PreTrainedModel):
             folder.mkdir(parents=True, exist_ok=True)
             endings.keep(self.model, folder)
-        super()._save(output_dir, self.whole)
+        with _as_in_memory(self.model) if self._staging else nullcontext():
+            super()._save(output_dir, self.whole)
         self.whole = None
         (folder / upstream.transformers.ARGUMENTS_FILE).unlink(missing_ok=True)
         if (folder / starts.CONFIG).is_file():
@@ -403,6 +405,21 @@ class LonglineTrainer(EvaluatingTrainer):
         if self.args.should_save:
             state = staging / f"checkpoint-{self.state.global_step}" / upstream.transformers.STATE_FILE
             self.state.save_to_json(str(state))
+
+
+@contextmanager
+def _as_in_memory(model: Any) -> Iterator[None]:
+    """Weights are saved under the names that they have in memory, which are those that a checkpoint is looked through for.
+
+    What a model is published with may be others: each expert by itself, parts under another prefix. transformers turns them
+    round when a model is loaded, and not when a run goes on, which then goes on with the base's experts, and a warning.
+    """
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained = partial(model.save_pretrained, save_original_format=False)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        vars(model).pop("save_pretrained", None)
 
 
 @contextmanager
