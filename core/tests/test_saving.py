@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from longline import Plugin, hookimpl
 from longline.cli import run_cli
+from longline.config.loader import load_config
+from longline.config.sections import ModelSection
 from longline.errors import LonglineError, ModelError, PluginError, TrainingError
-from longline.plugins import PluginConfig
+from longline.plugins import LoadedPlugin, PluginConfig
+from longline.run import train
+from longline.saving.reload import NotComparedError, Saved
 from longline.weights import likeness
 
 TOKENS = torch.tensor([[5, 7, 11, 60, 61, 62]])
@@ -188,3 +192,49 @@ def test_a_checkpoint_of_the_last_step_is_where_the_weights_are_and_resume_saves
     folder = run_longline(trainer=trainer, resume="last").output_dir
     weights = [load_file(folder / name / "model.safetensors") for name in ("model", "checkpoint-2")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+class Flip(Plugin):
+    """Flips the lowest bit of one number of a weight in the file that was saved."""
+
+    def __init__(self, name):
+        self.name = name
+
+    @hookimpl
+    def post_save(self, path):
+        flip(path, self.name)
+
+
+def flip(folder, name):
+    [file] = folder.glob("*.safetensors")
+    state = load_file(file)
+    [found] = [key for key in state if name in key]
+    state[found].view(torch.int16 if state[found].element_size() == 2 else torch.int32).view(-1)[-1] ^= 1
+    save_file(state, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [(None, "layers.1.mlp.up_proj.weight"), ({"type": "lora", "r": 2}, "layers.0.self_attn.v_proj.lora_B")],
+)
+def test_one_bit_that_is_saved_otherwise_is_found(run_config, tmp_path, adapter, name):
+    """In 16 bits, too, where logits can't tell it from rounding."""
+    loaded = load_config(run_config(adapter=adapter, model={"dtype": "bfloat16"}))
+    with pytest.raises(TrainingError, match="not what is in memory, bit for bit") as told:
+        train(loaded, plugins=[LoadedPlugin.of(Flip(name))])
+    assert name in told.value.message
+    assert (tmp_path / "run" / "model-unfinished").is_dir()
+
+
+def test_a_model_that_cannot_be_loaded_again_is_compared_by_its_files(tiny_model_dir, tmp_path):
+    """The first and the last rows of a large weight, all of a small one."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    model.resize_token_embeddings(40_000, mean_resizing=False)
+    model.save_pretrained(tmp_path, max_shard_size="1MB")
+    saved = Saved(tmp_path, ModelSection(path=str(tiny_model_dir)), "float32", "tokens")
+    with pytest.raises(NotComparedError, match=f"{len(model.state_dict())} tensors are those in memory"):
+        saved.differs(model, tokenizer, None)
+    with torch.no_grad():
+        model.lm_head.weight[-1, -1] += 1e-6
+    assert saved.differs(model, tokenizer, None) == "lm_head.weight is not what is in memory, bit for bit"

@@ -10,6 +10,7 @@ from longline import model as models
 from longline.adapters.start import CONFIG
 from longline.config.sections import ModelSection
 from longline.errors import TrainingError
+from longline.saving import files
 from longline.weights import likeness, vocabulary
 
 if TYPE_CHECKING:
@@ -40,18 +41,34 @@ class Saved:
     ) -> str | None:
         """How it differs from `model`, the one in memory, of which `seen` are the logits of the sample of `tokenizer`, or None.
 
-        It is loaded onto the CPU. `autocast` says whether logits were rounded for other reasons than the type of the weights.
+        The weights in its files are compared bit for bit; then it is loaded onto the CPU, and its weights are, and its logits.
+        `autocast` says whether logits were rounded for other reasons than the type of the weights.
 
         Raises:
-            NotComparedError: that would take too much memory, or one of the two cannot be asked here.
+            NotComparedError: loading would take too much memory, or one of the two cannot be asked here.
         """
+        count, other = files.compared(model, self.folder)
+        if other:
+            return f"{_some(other)} not what is in memory, bit for bit"
+        told = f"; of what its files hold, {count} tensors are those in memory" if count else ""
+        try:
+            return self._differs_loaded(model, tokenizer, seen, autocast)
+        except NotComparedError as why:
+            raise NotComparedError(f"{why}{told}") from why
+
+    def _differs_loaded(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seen: torch.Tensor | None, autocast: bool
+    ) -> str | None:
         if seen is None:
             raise NotComparedError("the model in memory does not answer to bare tokens")
         _require_memory(model)
         try:
-            again = likeness.tried(self._loaded(tokenizer), likeness.sample(tokenizer))
+            loaded = self._loaded(tokenizer)
         except TrainingError as error:
             return error.message
+        if other := files.unlike(model, loaded):
+            return f"{_some(other)} not what is in memory, bit for bit, when it is loaded"
+        again = likeness.tried(loaded, likeness.sample(tokenizer))
         if again is None:
             raise NotComparedError("loaded again it does not run on the CPU")
         apart = likeness.distance(seen, again)
@@ -79,6 +96,10 @@ class Saved:
 
     def _bare(self, section: ModelSection) -> PreTrainedModel:
         return models.load_model(section, models.model_kwargs(section, self.dtype, self.output), self.output)
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} other weights are"
 
 
 def _require_memory(model: PreTrainedModel) -> None:
