@@ -32,6 +32,8 @@ BUNDLES = ("rl", "track", "kernels", "all")
 NAMES = {folder: str(project(folder)["name"]) for folder in distributions()}
 EXTRAS = project(ROOT / "core")["optional-dependencies"]
 PLAIN = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+LAST = 20
+"""How many lines of a command that fails are shown, of each stream."""
 LOOK = """
 import importlib.metadata, json, pathlib, sys
 place, found = pathlib.Path(sys.prefix), {}
@@ -145,7 +147,7 @@ def libraries(place: Path) -> Path:
     """Make the environment of what the core requires, or bring it up to date; returns its site-packages."""
     if not (place / "bin" / "python").exists():
         venv.create(place, with_pip=False)
-    pip(place, "install", "--quiet", "--constraint", str(CONSTRAINTS), *project(ROOT / "core")["dependencies"])
+    pip(place, "install", "--constraint", str(CONSTRAINTS), *project(ROOT / "core")["dependencies"])
     return packages(place)
 
 
@@ -153,7 +155,7 @@ def install(place: Path, requirement: str, below: Path, ours: Path) -> None:
     """Make an environment with a requirement, and see that it brings what it should and nothing that is below already."""
     venv.create(place, with_pip=False, clear=True)
     (packages(place) / "libraries.pth").write_text(f"{below}\n", encoding="utf-8")
-    pip(place, "install", "--quiet", "--constraint", str(CONSTRAINTS), "--constraint", str(ours), requirement)
+    pip(place, "install", "--constraint", str(CONSTRAINTS), "--constraint", str(ours), requirement)
     pip(place, "check")
     found = json.loads(run(place / "bin" / "python", "-c", LOOK).splitlines()[-1])
     again = sorted(name for name, places in found.items() if len(places) > 1)
@@ -182,7 +184,7 @@ def wanted(requirement: str) -> set[str]:
 
 def train(place: Path) -> None:
     """Train two steps with the core alone, and with all plugins beside it, on the model and rows of the test kit."""
-    pip(place / "core", "install", "--quiet", "--constraint", str(CONSTRAINTS), "pytest")  # the kit is a plugin of it
+    pip(place / "core", "install", "--constraint", str(CONSTRAINTS), "pytest")  # the kit is a plugin of it
     run(place / "core" / "bin" / "python", "-m", "longline.testing", str(place / "rows"))
     for name in ("core", "all"):
         config = place / f"{name}.yaml"
@@ -215,7 +217,8 @@ def run(*command: object) -> str:
         [*map(str, command)], env=PLAIN, cwd=DIST.parent / "release", capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise FailedError(f"{' '.join(map(str, command[:9]))}\n{done.stdout}{done.stderr}")
+        told = [line for text in (done.stdout, done.stderr) for line in text.splitlines()[-LAST:]]
+        raise FailedError("\n  ".join((" ".join(map(str, command)), *told)))
     return done.stdout
 
 
