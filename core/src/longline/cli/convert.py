@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from longline.cli.options import write_new
 from longline.config.document import dotted
 from longline.converters import translate
 from longline.converters.writer import at, inline, shown, written
@@ -42,12 +43,7 @@ def command(tool: str, file: Path, output: Path | None) -> int:
     if output is None:
         click.echo(text, nl=False)
         return 0
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror or error}") from error
+    write_new(output, {output: text})
     click.echo(f"wrote {output}; next: longline check {output}", err=True)
     return 0
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from longline.cli import scaffold
-from longline.cli.options import ShortGroup
+from longline.cli.options import ShortGroup, write_new
 from longline.config import doors
 from longline.config.method import GROUP as METHODS
 from longline.config.method import find, names
@@ -114,12 +114,7 @@ def config_command(path: Path, method: str, data: str | None, model: str | None)
     asked = find(method)
     own = {"method": f"{f'method: {method}':<34} # {asked.summary}", "formats": asked.starter.formats, "rest": _rest(asked)}
     text = STARTER.substitute(path=path, **own, **{name: _scalar(value) for name, value in values.items()})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    write_new(path, {path: text})
     click.echo(f"wrote {path}; next: longline check {path}")
     return 0
 
@@ -164,8 +159,13 @@ def _beginning(kind: str) -> click.Command:
                 f"{owner} has a {kind} called {name!r}", hint="choose another name: only one of them could be used"
             )
         path = path or Path(f"longline-{name.replace('_', '-')}")
-        count = _write(path, kind, name)
-        click.echo(f"wrote {path}, {count} files; next:\n  cd {shlex.quote(str(path))}\n  python -m pip install -e '.[dev]'")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} exists; `new` never overwrites", hint="name another folder with --path")
+        files = {path / place: text for place, text in scaffold.written(kind, name)}
+        write_new(path, files)
+        click.echo(
+            f"wrote {path}, {len(files)} files; next:\n  cd {shlex.quote(str(path))}\n  python -m pip install -e '.[dev]'"
+        )
         click.echo(f"  python -m pytest\nthen, in a config: {use.format(name=name)}")
         return 0
 
@@ -180,20 +180,6 @@ def _owner(kind: str, name: str) -> str | None:
     if entries:
         return doors.distribution(entries[0])
     return f"longline-{name}" if kind == "plugin" and name in PUBLISHED else None
-
-
-def _write(path: Path, kind: str, name: str) -> int:
-    """Write a template's files into a folder that is new or empty; returns their number."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} exists; `new` never overwrites", hint="name another folder with --path")
-    files = list(scaffold.written(kind, name))
-    try:
-        for place, text in files:
-            (path / place).parent.mkdir(parents=True, exist_ok=True)
-            (path / place).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
-    return len(files)
 
 
 for _kind in KINDS:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from longline.errors import ConfigError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rich.console import Console
 
@@ -65,6 +67,17 @@ def set_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds CONFIG and `--set`."""
     return config_argument(set_option(function))
+
+
+def write_new(path: Path, texts: Mapping[Path, str]) -> None:
+    """Write files that are not there yet, with their folders. Raises ConfigError that names `path`, what all of it is."""
+    try:
+        for place, text in texts.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def output() -> Console:

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch.utils.data import Sampler
 from trl import SyncRefModelCallback
 
 from longline import upstream
 from longline.methods.rewards import guarded
 from longline.trainers.compact import compact_fused_head
-from longline.trainers.evaluating import GREATEST, LEAST
+from longline.trainers.evaluating import GREATEST, LEAST, Batches
 from longline.trainers.trl import TrlTrainer
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from longline.trainers import Parts
 
 
-class AnsweredBatches(Sampler[list[int]]):
+class AnsweredBatches(Batches):
     """One rank's batches of prompts, each as often as it is answered: the ranks' parts of a batch are equally long, and together
     they hold whole groups. What does not spread evenly is filled up with prompts from the front: `repeated` says with how many.
     """
@@ -36,14 +35,6 @@ class AnsweredBatches(Sampler[list[int]]):
         most = max(size * ranks // unit, 1) * unit
         rounds = [order[start : start + most] for start in range(0, filled, most)]
         self.batches = [part[len(part) // ranks * rank : len(part) // ranks * (rank + 1)] for part in rounds]
-
-    def __len__(self) -> int:
-        """Return how many batches a rank computes."""
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Give the numbers of the prompts of each batch."""
-        yield from self.batches
 
 
 class AnsweringTrainer(TrlTrainer):

@@ -26,7 +26,21 @@ LEAST, GREATEST = "least", "greatest"
 """How a number counts that is no mean."""
 
 
-class EvaluationBatches(Sampler[list[int]]):
+class Batches(Sampler[list[int]]):
+    """One rank's batches, as numbers of rows."""
+
+    batches: Sequence[list[int]]
+
+    def __len__(self) -> int:
+        """Return how many batches a rank computes."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Give the numbers of the rows of each batch."""
+        yield from self.batches
+
+
+class EvaluationBatches(Batches):
     """One rank's batches: those of a single process are dealt out in turn, so that each is computed once and as one would.
 
     Every rank has as many, since a forward pass may need all of them: behind its `own` a rank may get one row that does not count.
@@ -38,14 +52,6 @@ class EvaluationBatches(Sampler[list[int]]):
         self.batches = batches[rank::ranks]
         self.own = len(self.batches)
         self.batches += [batches[0][:1]] * (math.ceil(len(batches) / ranks) - self.own)
-
-    def __len__(self) -> int:
-        """Return how many batches a rank computes."""
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Give the numbers of the rows of each batch."""
-        yield from self.batches
 
 
 class Tally:
@@ -96,7 +102,7 @@ class EvaluatingTrainer(Trainer):
         """How much there is in a batch of what numbers are means over."""
         return {"rows": len(inputs["input_ids"] if isinstance(inputs, Mapping) else inputs)}
 
-    def evaluation_batches(self, rows: Any) -> Sampler[list[int]]:
+    def evaluation_batches(self, rows: Any) -> Batches:
         """Which rows of a data set are in each of this rank's batches; the longest come first where like lengths are grouped."""
         args, order = self.args, np.arange(len(rows))
         if args.train_sampling_strategy == "group_by_length" and args.length_column_name in getattr(rows, "column_names", ()):
