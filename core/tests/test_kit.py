@@ -14,7 +14,7 @@ from textwrap import dedent
 
 import pytest
 
-from longline.errors import PluginError
+from longline.errors import ConfigError, PluginError
 from longline.testing import (
     BROKEN,
     GARBAGE,
@@ -25,6 +25,7 @@ from longline.testing import (
     assert_import_is_light,
     assert_no_secret,
     fail_at,
+    preferences,
 )
 
 SECRET = 's3cr3t/"of a test"'
@@ -130,6 +131,40 @@ def test_two_ranks_and_a_fault_on_one_of_them(run_process, module):
     assert (ended.manifest["status"], ended.manifest["world_size"]) == ("failed", 2)
     assert [event["step"] for event in ended.log] == [1]
     assert ended.text.count("info (step 1): tide") == 1
+
+
+# --- data, checkpoints and classes by keyword -----------------------------------------------------------------------------------
+
+
+def test_rows_by_keyword(run_longline):
+    outcome = run_longline(rows=6, eval_rows=4, trainer={"max_steps": 3})
+    assert [source["rows"] for source in outcome.manifest["data"]["sources"]] == [6, 4]
+    assert [event["step"] for event in outcome.log if "eval_loss" in event] == [2, 3]
+    pairs = {"method": "dpo", "rows": preferences(6), "eval_rows": preferences(8)[6:]}
+    outcome = run_longline(**pairs, trainer={"max_steps": 2}, overwrite=True)
+    assert [source["rows"] for source in outcome.manifest["data"]["sources"]] == [6, 2]
+    assert [event["step"] for event in outcome.log if "eval_loss" in event] == [2]
+
+
+def test_a_run_goes_on_from_a_checkpoint_that_is_there(run_longline, run_process, module):
+    """The plugin comes to a run that was begun without it."""
+    tide = module("tide_watch", TIDE)
+    outcome = run_longline(plugins=[tide.TidePlugin(tide.TideConfig())], checkpoint=3)
+    assert [event["step"] for event in outcome.log if "loss" in event] == [1, 2, 3, 4, 5]
+    assert outcome.hooks("on_step_end") == ["on_step_end(step=4)", "on_step_end(step=5)"]
+    assert len([line for line in outcome.hooks("on_alert") if "info: tide" in line]) == 2
+    ended = run_process(plugins=[tide.TidePlugin], checkpoint=4, output_dir=str(outcome.output_dir.parent / "other"))
+    assert ended.code == 0, ended.text
+    assert ended.text.count("): tide: ") == 1, ended.text
+
+
+def test_a_class_stands_for_a_plugin_that_is_not_packaged(run_longline, module):
+    tide = module("tide_watch", TIDE)
+    outcome = run_longline(plugins=[{tide.TidePlugin: {"every": 2}}])
+    assert outcome.manifest["plugins"][0]["name"] == "tide"
+    assert outcome.hooks("on_alert") == ["on_alert(alert=info: tide)"] * 2
+    with pytest.raises(ConfigError, match=r"plugins\.tide\.evry: unknown key"):
+        run_longline(plugins=[{tide.TidePlugin: {"evry": 2}}], overwrite=True)
 
 
 # --- resumed equals uninterrupted -----------------------------------------------------------------------------------------------

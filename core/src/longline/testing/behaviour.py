@@ -11,7 +11,7 @@ from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from longline.testing.process import surroundings
+from longline.testing.entries import surroundings
 
 if TYPE_CHECKING:
     from longline.plugins import Plugin

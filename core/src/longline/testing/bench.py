@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from longline import Table, Timing, hookimpl
 from longline.hookspecs import HookFacts, hook_facts
 from longline.plugins import Bus, LoadedPlugin, Plugin, PluginConfig
-from longline.testing.process import name_of, plain
+from longline.testing.entries import name_of, plain
 from longline.testing.running import Outcome, merged
 from longline.testing.secrets import SHORTEST
 

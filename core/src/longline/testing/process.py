@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import subprocess
@@ -16,9 +15,8 @@ from typing import Any
 import pytest
 
 from longline.plugins import LoadedPlugin, Plugin
-from longline.testing.running import Folder
-
-Named = Mapping[str, type[Plugin]]
+from longline.testing.entries import Given, Named, as_entry, by_name, surroundings, write_entry_points
+from longline.testing.running import Folder, leave_checkpoint
 
 
 @dataclass(frozen=True)
@@ -35,63 +33,6 @@ class Ended(Folder):
     def text(self) -> str:
         """All that it wrote."""
         return self.out + self.err
-
-
-def write_entry_points(folder: Path, plugins: Named) -> None:
-    """Make plugins known by name to every process that has `folder` on its path, as installing a distribution of them does.
-
-    A class is found by module and name, so its module must be one that can be imported. What is installed already is left out.
-    """
-    there = {(entry.name, entry.value) for entry in importlib.metadata.entry_points(group="longline")}
-    entries = {name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in plugins.items()}
-    lines = [f"{name} = {value}" for name, value in entries.items() if (name, value) not in there]
-    for line in lines:
-        distribution = f"longline_test_{line.partition(' ')[0].replace('-', '_')}"
-        info = folder / f"{distribution}-0.dist-info"
-        info.mkdir(parents=True, exist_ok=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 0\n", encoding="utf-8")
-        (info / "entry_points.txt").write_text(f"[longline]\n{line}\n", encoding="utf-8")
-
-
-def surroundings(*folders: Path) -> dict[str, str]:
-    """The environment of a process that finds what this one imports, and `folders` before."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, folders), *(path for path in sys.path if path)])}
-
-
-@contextmanager
-def known(folder: Path, plugins: Named) -> Iterator[None]:
-    """Let this process find plugins by name for the block, as `write_entry_points` does for others."""
-    write_entry_points(folder, plugins)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def name_of(plugin: type[Plugin]) -> str:
-    """What a config calls a plugin: the name that it is installed under, else the class's without `Plugin`, in lower case."""
-    value = f"{plugin.__module__}:{plugin.__qualname__}"
-    there = (entry.name for entry in importlib.metadata.entry_points(group="longline") if entry.value == value)
-    return next(there, plugin.__name__.removesuffix("Plugin").lower() or "plugin")
-
-
-def as_entry(plugin: Plugin | LoadedPlugin) -> tuple[str, type[Plugin], dict[str, Any]]:
-    """An instance as a config has it: name, class, and options with what Longline itself reads of them."""
-    loaded = plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin)
-    options = {name: plain(value) for name, value in loaded.options.model_dump(exclude_unset=True).items()}
-    return loaded.name, type(loaded.instance), {**options, **({"on_error": "raise"} if loaded.on_error == "raise" else {})}
-
-
-def plain(value: Any) -> Any:
-    """A value as YAML has it; a secret is written out, for the process shall have it."""
-    if hasattr(value, "get_secret_value"):
-        return value.get_secret_value()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def execute(words: Sequence[str], *, environment: Mapping[str, str], timeout: float, folder: Path) -> tuple[int, str, str]:
@@ -158,13 +99,15 @@ def run_process(run_command: Callable[..., Ended], run_config: Callable[..., Pat
     `run_process(plugins=[TidePlugin(options), fail_at("on_step_end", 3, "SIGKILL")])`: instances are written into the config, so
     their classes must stand in a module that can be imported. To go on with a run give its config: `run_process(ended.config,
     resume="last", plugins=[...])`; the plugins are written into that config anew, with nothing of the first run's faults.
+    `checkpoint=3` goes on from one that is made first, as in `run_longline`.
     """
 
     def run(
         config: Path | None = None,
         *,
-        plugins: Sequence[Plugin | LoadedPlugin | str | Mapping[str, Any]] = (),
+        plugins: Sequence[Given] = (),
         ranks: int = 1,
+        checkpoint: int | None = None,
         resume: str | None = None,
         overwrite: bool = False,
         env: Mapping[str, str] | None = None,
@@ -174,7 +117,7 @@ def run_process(run_command: Callable[..., Ended], run_config: Callable[..., Pat
         import yaml
 
         made = [as_entry(plugin) for plugin in plugins if isinstance(plugin, (Plugin, LoadedPlugin))]
-        named = [plugin for plugin in plugins if isinstance(plugin, (str, Mapping))]
+        named, classes = by_name(plugins)
         entries = [*named, *({name: options} for name, _, options in made)]
         if config is None:
             config = run_config(**overrides, plugins=entries)
@@ -183,9 +126,11 @@ def run_process(run_command: Callable[..., Ended], run_config: Callable[..., Pat
         else:
             content = yaml.safe_load(config.read_text(encoding="utf-8"))
             config.write_text(yaml.safe_dump({**content, "plugins": entries}, sort_keys=False), encoding="utf-8")
+        if checkpoint is not None:
+            resume = resume or leave_checkpoint(config, checkpoint)
         flags = [*(["--resume", resume] if resume else []), *(["--overwrite"] if overwrite else [])]
         flags += ["--nproc", str(ranks)] if ranks > 1 else []
-        classes = {name: cls for name, cls, _ in made}
+        classes |= {name: cls for name, cls, _ in made}
         ended = run_command("train", config, *flags, plugins=classes, env=env, timeout=timeout)
         folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["output_dir"])
         return Ended(ended.code, ended.out, ended.err, config, folder)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from longline.testing.entries import as_entry, surroundings, write_entry_points
 from longline.testing.faults import fail_at
-from longline.testing.process import as_entry, surroundings, write_entry_points
 from longline.testing.ranks import RunFolder, run_ranks
 from longline.testing.running import Folder, Outcome, merged
 

@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from longline.plugins import LoadedPlugin, Plugin
+from longline.testing.entries import Given, by_name, known
 from longline.testing.recorder import HookRecorder
+from longline.testing.tiny import chat
 
 if TYPE_CHECKING:
     from longline.run import RunResult
+
+Rows = int | Sequence[Mapping[str, Any]]
+"""Rows of data: a number of conversations, or the rows themselves."""
 
 
 @pytest.fixture
@@ -23,12 +28,15 @@ def run_config(tmp_path: Path, tiny_model_dir: Path, chat_rows: Path) -> Callabl
 
     `run_config(trainer={"max_steps": 3}, plugins=["mine"])`: keywords are merged into a config that trains the tiny model on
     `chat_rows` in float32 for 5 steps of 2 rows on the CPU, logs every step and saves no checkpoints. None removes a key.
+
+    `rows` and `eval_rows` are data: a number of conversations, or the rows themselves, such as `rows=preferences(8)`. With
+    `eval_rows` the run evaluates every second step and at its end; those conversations are not among the training data.
     """
 
-    def write(**overrides: Any) -> Path:
+    def write(*, rows: Rows | None = None, eval_rows: Rows | None = None, **overrides: Any) -> Path:
         import yaml
 
-        base: dict[str, Any] = {
+        base = {
             "method": "sft",
             "model": {"path": str(tiny_model_dir), "dtype": "float32"},
             "data": {
@@ -46,12 +54,29 @@ def run_config(tmp_path: Path, tiny_model_dir: Path, chat_rows: Path) -> Callabl
             },
             "output_dir": str(tmp_path / "run"),
         }
-        number = len(list(tmp_path.glob("config*.yaml")))
-        path = tmp_path / f"config{number or ''}.yaml"
+        if rows is not None:
+            base = merged(base, {"data": {"train": [_source(tmp_path, "rows", rows)]}})
+        if eval_rows is not None:
+            evaluates = {"trainer": {"eval_strategy": "steps", "eval_steps": 2}}
+            base = merged(base, {"data": {"eval": [_source(tmp_path, "eval-rows", eval_rows, past=1000)]}, **evaluates})
+        path = _new(tmp_path, "config", ".yaml")
         path.write_text(yaml.safe_dump(merged(base, overrides), sort_keys=False), encoding="utf-8")
         return path
 
     return write
+
+
+def _source(folder: Path, name: str, rows: Rows, past: int = 0) -> dict[str, str]:
+    """A source of a config for rows, in a file of their own; a number of them is of conversations from number `past` on."""
+    found = chat(past + rows)[past:] if isinstance(rows, int) else rows
+    path = _new(folder, name, ".jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    return {"path": str(path)}
+
+
+def _new(folder: Path, name: str, suffix: str) -> Path:
+    number = len(list(folder.glob(f"{name}*{suffix}")))
+    return folder / f"{name}{number or ''}{suffix}"
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,20 +125,25 @@ class Outcome(Folder):
 
 
 @pytest.fixture
-def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
+def run_longline(run_config: Callable[..., Path], tmp_path: Path) -> Callable[..., Outcome]:
     """Return a function that trains in this process and returns an Outcome.
 
     `run_longline(plugins=[MyPlugin(options)], trainer={"max_steps": 3})`. `plugins` are instances, LoadedPlugin for a name
-    or `on_error`, and what a config's `plugins` may list: names of installed ones, and mappings of names to options. `config`
-    is the path of a config to use instead of writing one from the other keywords; `recorder` is a HookRecorder of yours, for a
-    run that raises; `resume`, `weights_only` and `overwrite` are those of `longline.run.train`. What the run raises comes through.
+    or `on_error`, and what a config's `plugins` may list: names of installed ones, and mappings of names to options. A class, or a
+    mapping of a class to options, is one that is not packaged: the config has it under its name, as if it was installed.
+
+    `checkpoint=3` lets the run go on from a checkpoint of step 3 that a run without plugins left in its folder. `config` is the
+    path of a config to use instead of writing one from the other keywords, which are those of `run_config`; `recorder` is a
+    HookRecorder of yours, for a run that raises; `resume` ("last", or a checkpoint's path), `weights_only` and `overwrite` are
+    those of `longline.run.train`. What the run raises comes through.
     """
 
     def run(
         config: Path | None = None,
         *,
-        plugins: Sequence[Plugin | LoadedPlugin | str | Mapping[str, Any]] = (),
+        plugins: Sequence[Given] = (),
         recorder: HookRecorder | None = None,
+        checkpoint: int | None = None,
         resume: str | None = None,
         weights_only: bool = False,
         overwrite: bool = False,
@@ -123,13 +153,27 @@ def run_longline(run_config: Callable[..., Path]) -> Callable[..., Outcome]:
         from longline.run import train
 
         recorder = recorder or HookRecorder()
-        named = [plugin for plugin in plugins if isinstance(plugin, (str, Mapping))]
-        made = [plugin for plugin in (*plugins, recorder) if not isinstance(plugin, (str, Mapping))]
+        named, classes = by_name(plugins)
+        made = [plugin for plugin in (*plugins, recorder) if isinstance(plugin, (Plugin, LoadedPlugin))]
         extra = [plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin) for plugin in made]
         if config is not None and (named or overrides):
             raise TypeError("a config of your own says all: give it the plugins' names and the other keywords")
-        loaded = load_config(config or run_config(**overrides, **({"plugins": named} if named else {})))
-        result = train(loaded, resume=resume, weights_only=weights_only, overwrite=overwrite, plugins=extra)
+        path = config or run_config(**overrides, **({"plugins": named} if named else {}))
+        if checkpoint is not None:
+            resume = resume or leave_checkpoint(path, checkpoint)
+        with known(tmp_path / "entry-points", classes):
+            loaded = load_config(path)
+            result = train(loaded, resume=resume, weights_only=weights_only, overwrite=overwrite, plugins=extra)
         return Outcome(result, result.output_dir, recorder.calls)
 
     return run
+
+
+def leave_checkpoint(config: Path, step: int) -> str:
+    """Train without plugins up to a step, and stop with a checkpoint; returns its path."""
+    from longline.config.loader import load_config
+    from longline.run import train
+    from longline.testing.faults import fail_at
+
+    result = train(load_config(config, ["plugins=[]"]), plugins=[fail_at("on_step_end", step, "SIGINT")])
+    return str(result.output_dir / f"checkpoint-{step}")

@@ -18,8 +18,8 @@ from longline.plugins import LoadedPlugin, load_plugins
 from longline.plugins.verify import marked
 from longline.testing.behaviour import assert_constructor_is_idle, assert_import_is_light
 from longline.testing.bench import STEPS, Bench, Peer, environment
+from longline.testing.entries import known, surroundings
 from longline.testing.faults import fail_at
-from longline.testing.process import known, surroundings
 from longline.testing.ranks import RunFolder, run_ranks
 from longline.testing.resume import apart, assert_same
 from longline.testing.secrets import assert_no_secret
