@@ -543,6 +543,18 @@ def test_the_tutorial_shows_the_example_as_it_is(item: str):
     assert (EXAMPLE / item).read_text(encoding="utf-8") in shown
 
 
+def test_the_examples_of_the_test_kit_pass(tmp_path: Path):
+    """The first block is the plugin, the others together are its tests."""
+    module, *tests = (block.text for block in blocks_of(DOCS / "testing-a-plugin.md") if block.language == "python")
+    (tmp_path / "bell.py").write_text(module, encoding="utf-8")
+    (tmp_path / "test_bell.py").write_text("import json\nimport urllib.request\n\n" + "\n".join(tests), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=.", "test_bell.py"]
+    environ = {**os.environ, "no_proxy": "127.0.0.1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+    assert f"{len(re.findall(r'^def test_', ''.join(tests), flags=re.MULTILINE))} passed" in done.stdout
+
+
 class Onlooker(Plugin):
     """Keeps the run that it was handed."""
 

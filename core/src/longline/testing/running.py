@@ -133,9 +133,9 @@ def run_longline(run_config: Callable[..., Path], tmp_path: Path) -> Callable[..
     mapping of a class to options, is one that is not packaged: the config has it under its name, as if it was installed.
 
     `checkpoint=3` lets the run go on from a checkpoint of step 3 that a run without plugins left in its folder. `config` is the
-    path of a config to use instead of writing one from the other keywords, which are those of `run_config`; `recorder` is a
-    HookRecorder of yours, for a run that raises; `resume` ("last", or a checkpoint's path), `weights_only` and `overwrite` are
-    those of `longline.run.train`. What the run raises comes through.
+    path of a config to use instead of writing one from the other keywords, which are those of `run_config`. A HookRecorder among
+    the plugins, or as `recorder`, is the one that the Outcome is made of, for a run that raises. `resume` ("last", or the path of a
+    checkpoint), `weights_only` and `overwrite` are those of `longline.run.train`. What the run raises comes through.
     """
 
     def run(
@@ -152,9 +152,13 @@ def run_longline(run_config: Callable[..., Path], tmp_path: Path) -> Callable[..
         from longline.config.loader import load_config
         from longline.run import train
 
-        recorder = recorder or HookRecorder()
+        recorder = recorder or next((plugin for plugin in plugins if isinstance(plugin, HookRecorder)), HookRecorder())
         named, classes = by_name(plugins)
-        made = [plugin for plugin in (*plugins, recorder) if isinstance(plugin, (Plugin, LoadedPlugin))]
+        made = [
+            plugin
+            for plugin in (*(one for one in plugins if one is not recorder), recorder)
+            if isinstance(plugin, (Plugin, LoadedPlugin))
+        ]
         extra = [plugin if isinstance(plugin, LoadedPlugin) else LoadedPlugin.of(plugin) for plugin in made]
         if config is not None and (named or overrides):
             raise TypeError("a config of your own says all: give it the plugins' names and the other keywords")
