@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from longline.converters.axolotl.rules import Rule
 
+MARK = "<!-- Written by "
+"""How what is written here begins."""
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 CORE = ROOT / "core" / "src" / "longline"
@@ -61,7 +63,7 @@ def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
     stale = []
     texts = {CONTRACT: contract()}
     texts |= {folder / f"{name}.md": marked(page(), "the code") for name, page in PAGES.items()}
-    texts |= {folder.parent / "plugins" / f"{name}.md": marked(plugin_page(name), "its README") for name in FROM_README}
+    texts |= {folder.parent / "plugins" / f"{name}.md": marked(plugin_page(name), "its README") for name in from_readme()}
     for path, text in texts.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
@@ -78,7 +80,7 @@ def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
 
 def marked(text: str, source: str) -> str:
     """A page under a line that says where it is changed."""
-    return f"<!-- Written by {COMMAND}; edit {source}, not this page. -->\n\n{text.rstrip()}\n"
+    return f"{MARK}{COMMAND}; edit {source}, not this page. -->\n\n{text.rstrip()}\n"
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------------------------
@@ -616,8 +618,11 @@ def test_kit() -> Iterator[str]:
 
 # --- the pages of plugins -----------------------------------------------------------------------------------------------------
 
-FROM_README = ("cce", "completions", "grokfast", "lark", "profiling", "sparsity", "swanlab")
-"""The plugins whose README is their page; those of others are written by hand, in docs/plugins."""
+
+def from_readme() -> list[str]:
+    """The plugins whose README is their page: all whose page in docs/plugins was not written by hand."""
+    pages = {path.stem for path in (ROOT / "docs" / "plugins").glob("*.md") if not path.read_text().startswith(MARK)}
+    return sorted({path.parent.name.removeprefix("longline-") for path in ROOT.glob("plugins/*/README.md")} - pages)
 
 
 def plugin_page(name: str) -> str:

@@ -85,6 +85,19 @@ def test_vectors_of_tokens_are_cut_and_packed_with_them(run_longline, tmp_path, 
             assert place == places.get(token, -1)  # the end token and padding have what fills
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_any_value_is_kept_as_json(run_longline, tmp_path, packing):
+    rows = [{**row, "told": [None, {"7": -0.5, "é": [number]}]} for number, row in enumerate(chat(8))]
+    keep = [{"name": "told", "dtype": "json"}]
+    data = {"train": [{"path": written(tmp_path / "told.jsonl", rows)}], "keep": keep, "packing": packing}
+    watch = Watch()
+    run_longline(plugins=[watch], data=data, trainer={"max_steps": 1})
+    batch = watch.batches[0]
+    texts = [text for row in batch["told"] for text in row] if packing else batch["told"]
+    ids = batch["row_ids"][batch["row_ids"] >= 0].tolist()
+    assert [json.loads(text) for text in texts] == [[None, {"7": -0.5, "é": [number]}] for number in ids]
+
+
 def test_a_plugin_can_ask_for_a_column(run_longline, tmp_path):
     rows = [{**row, "depth": number / 2} for number, row in enumerate(chat(8))]
     watch = Watch()

@@ -276,6 +276,10 @@ def test_a_further_model_is_loaded_as_a_reference_is(run_longline, tiny_model_di
                 self.teacher = run.load_model(str(tiny_model_dir), role="teacher", dtype="float32")
 
         @hookimpl
+        def post_tokenizer_load(self, run, tokenizer):
+            self.words = run.load_tokenizer(str(tiny_model_dir)).get_vocab() == tokenizer.get_vocab()
+
+        @hookimpl
         def on_train_begin(self, run):
             self.late = run.load_model(str(tiny_model_dir), role="late")
 
@@ -283,6 +287,7 @@ def test_a_further_model_is_loaded_as_a_reference_is(run_longline, tiny_model_di
     outcome = run_longline(plugins=[plugin], trainer={"max_steps": 1})
     roles = sorted(line.rpartition("role=")[2].strip(")") for line in outcome.hooks("pre_model_load"))
     assert roles == ["late", "policy", "teacher"]
+    assert plugin.words
     for model in (plugin.teacher, plugin.late):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -304,8 +309,15 @@ def test_no_model_is_loaded_too_early(run_longline):
         def pre_data_load(self, run):
             run.load_model("model", role="teacher")
 
+    class Hastier(Plugin):
+        @hookimpl
+        def pre_tokenizer_load(self, run):
+            run.load_tokenizer("model")
+
     with pytest.raises(HookError, match="in the phase data no model can be loaded yet"):
         run_longline(plugins=[made(Hasty)])
+    with pytest.raises(HookError, match="in the phase tokenizer no tokenizer can be loaded yet"):
+        run_longline(plugins=[made(Hastier)], overwrite=True)
 
 
 def test_a_plugin_can_bring_the_model(run_longline):

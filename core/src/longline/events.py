@@ -49,8 +49,9 @@ class Column:
     """A further column of the data that reaches the batch: the column `name` of the rows, or what their format computed for it.
 
     `align` row: one value for each row. `align` token: one for each of its tokens, cut, packed and padded with them. `dtype` is
-    a numpy name (bool, uint8, int8, int16, int32, int64, float16, float32, float64), or `text`, which is aligned to rows only;
-    with `width` k each value is a vector of k numbers. `fill` is what stands where a batch is padded.
+    a numpy name (bool, uint8, int8, int16, int32, int64, float16, float32, float64); or `text`, or `json`, which holds any value
+    as JSON text, both aligned to rows only. With `width` k each value is a vector of k numbers. `fill` is what stands where a
+    batch is padded.
     """
 
     name: str

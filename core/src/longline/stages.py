@@ -110,6 +110,7 @@ def tokenizer(state: State) -> Any:
     kwargs = models.tokenizer_kwargs(section)
     run.hook.pre_tokenizer_load(run=run, tokenizer_kwargs=kwargs)
     made = models.load_tokenizer(section, kwargs)
+    state.load_tokenizer = lambda path, options: models.load_tokenizer(_section(state, path, options, "load_tokenizer"))
     run.hook.post_tokenizer_load(run=run, tokenizer=made)
     return made
 
@@ -302,12 +303,7 @@ def _loader(state: State) -> Callable[[str, Role, Mapping[str, Any]], Any]:
     """What `run.load_model` calls: a further model, placed as soon as there is a trainer that places."""
 
     def load_further(path: str, role: Role, options: Mapping[str, Any]) -> Any:
-        own = state.loaded.config.model
-        inherited = {name: getattr(own, name) for name in ("dtype", "attn_implementation", "trust_remote_code", "token")}
-        try:
-            section = ModelSection(**{**inherited, **options, "path": path})
-        except ValidationError as error:
-            raise ConfigError(f"run.load_model({path!r}): {explain_values(error)}") from error
+        section = _section(state, path, options, "load_model")
         dtype = None if section.dtype == "auto" else section.dtype
         made = _frozen(state, section, role, dtype)
         state.further.append(made)
@@ -316,6 +312,16 @@ def _loader(state: State) -> Callable[[str, Role, Mapping[str, Any]], Any]:
         return made
 
     return load_further
+
+
+def _section(state: State, path: str, options: Mapping[str, Any], asked: str) -> ModelSection:
+    """The `model` section of a further model: what is not said is as for the policy. Raises ConfigError."""
+    own = state.loaded.config.model
+    inherited = {name: getattr(own, name) for name in ("dtype", "attn_implementation", "trust_remote_code", "token")}
+    try:
+        return ModelSection(**{**inherited, **options, "path": path})
+    except ValidationError as error:
+        raise ConfigError(f"run.{asked}({path!r}): {explain_values(error)}") from error
 
 
 # --- the trainer ----------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ data:
   max_length: 1024                 # tokens
 $rest
 
-plugins: []                        # `longline plugins` lists what is installed
+$plugins
 
 output_dir: $output
 """
@@ -112,7 +112,12 @@ def config_command(path: Path, method: str, data: str | None, model: str | None)
     _refuse_missing(data)
     values = {"model": model or DEFAULT_MODEL, "data": data or DEFAULT_DATA, "output": f"runs/{path.stem}"}
     asked = find(method)
-    own = {"method": f"{f'method: {method}':<34} # {asked.summary}", "formats": asked.starter.formats, "rest": _rest(asked)}
+    own = {
+        "method": f"{f'method: {method}':<34} # {asked.summary}",
+        "formats": asked.starter.formats,
+        "rest": _rest(asked),
+        "plugins": asked.starter.plugins,
+    }
     text = STARTER.substitute(path=path, **own, **{name: _scalar(value) for name, value in values.items()})
     write_new(path, {path: text})
     click.echo(f"wrote {path}; next: longline check {path}")

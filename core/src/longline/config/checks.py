@@ -307,8 +307,10 @@ def kept_columns_fit(loaded: LoadedConfig) -> Iterator[Problem]:
         place = ("data", "keep", index)
         if column.name in [other.name for other in keep[:index]]:
             yield loaded.problem(f"{column.name!r} is kept twice", *place, hint="remove one of them")
-        if column.dtype == "text" and (column.align == "token" or column.width is not None):
-            yield loaded.problem("text is one value for each row", *place, hint="remove its width and `align: token`")
+        if column.dtype in ("text", "json") and (column.align == "token" or column.width is not None):
+            yield loaded.problem(
+                f"{column.dtype} is one value for each row", *place, hint="remove its width and `align: token`"
+            )
         if column.dtype is None and column.width is not None:
             yield loaded.problem("a width needs a dtype", *place, "width", hint="give both, or let the data say both")
 

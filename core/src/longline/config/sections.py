@@ -19,7 +19,7 @@ TooLong = Literal["split", "truncate", "drop", "error"]
 ToolArguments = Literal["strict", "empty", "as_is"]
 SpecialTokens = Literal["keep", "escape", "refuse"]
 Dropped = Literal["reasoning", "tools", "system", "keys"]
-ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text"]
+ColumnType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "text", "json"]
 
 
 OTHER_EVAL = OnResume("takes", "what was best so far was measured on the other rows")
@@ -198,7 +198,7 @@ class KeepSection(Section):
     align: Literal["row", "token"] | None = None
     """row: one value for each row; token: one for each of its tokens. Left out: as the first rows are, else row."""
     dtype: ColumnType | None = None
-    """The type of a value, `text` or that of a number. Left out: as the first rows are."""
+    """The type of a value, `text`, `json` (anything, as JSON text) or that of a number. Left out: as the first rows are."""
     width: Annotated[int, Field(gt=0)] | None = None
     """How many numbers a value is, where it is a vector."""
     fill: Annotated[float, Field(allow_inf_nan=False)] = 0

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from longline.data.kinds.sample import SAMPLE
-from longline.data.store.further import TEXT
+from longline.data.store.further import TEXTS
 from longline.events import IGNORED
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class Collator:
     def row_values(self, column: Column, rows: Sequence[Mapping[str, Any]]) -> Any:
         """A column with one value for each row."""
         values = [row[column.name] for row in rows]
-        return values if column.dtype == TEXT else torch.from_numpy(np.array(values, dtype=column.dtype))
+        return values if column.dtype in TEXTS else torch.from_numpy(np.array(values, dtype=column.dtype))
 
     def _further(self, column: Column, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> Any:
         """One further column."""
-        if column.align == "row" and (not self.packing or column.dtype == TEXT):
+        if column.align == "row" and (not self.packing or column.dtype in TEXTS):
             return self.row_values(column, rows)
         shape = (-1,) if column.width is None else (-1, column.width)
         parts = [np.asarray(row[column.name], dtype=column.dtype).reshape(shape) for row in rows]

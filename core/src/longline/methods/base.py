@@ -96,7 +96,7 @@ class CompletionColumns:
 @dataclass(frozen=True, slots=True)
 class Starter:
     """What is the method's own in the config that `longline new` writes: its formats, what stands before `trainer:` and at the
-    end of it, and other trainer fields than those of most.
+    end of it, other trainer fields than those of most, and the section `plugins` where it needs one.
     """
 
     formats: str
@@ -104,6 +104,7 @@ class Starter:
     learning_rate: str = "2.0e-4"
     more: str = ""
     data: str = ""
+    plugins: str = "plugins: []                        # `longline plugins` lists what is installed"
 
 
 @dataclass(frozen=True, slots=True)

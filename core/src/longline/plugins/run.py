@@ -94,6 +94,8 @@ class State:
         """What the adapter took from the base when it began; empty if nothing."""
         self.load_model: Callable[[str, Role, Mapping[str, Any]], Any] | None = None
         """Set by the stages once a model can be loaded."""
+        self.load_tokenizer: Callable[[str, Mapping[str, Any]], Any] | None = None
+        """Set by the stages once a model can be loaded."""
         self.told: list[tuple[str, str, str]] = []
         """The facts of plugins: (name, value, why)."""
         options = {plugin.name: plugin.options for plugin in plugins}
@@ -281,6 +283,17 @@ class Run:
         if self._state.load_model is None:
             raise LonglineError(f"run.load_model({path!r}): in the phase {self.phase} no model can be loaded yet")
         return self._state.load_model(path, role, options)
+
+    def load_tokenizer(self, path: str, **options: Any) -> Any:
+        """Load a further model's tokenizer, as `load_model` does the model, from `post_tokenizer_load` of the policy's on.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            LonglineError: it is too early.
+        """
+        if self._state.load_tokenizer is None:
+            raise LonglineError(f"run.load_tokenizer({path!r}): in the phase {self.phase} no tokenizer can be loaded yet")
+        return self._state.load_tokenizer(path, options)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Log metrics as an event of their own, also after training: they reach log.jsonl, manifest and trackers.

@@ -144,7 +144,7 @@ def _packed(trainer: LonglineTrainer, samples: list[list[int]]) -> dict[str, Any
 
 def _filled(column: Column, samples: int, tokens: int) -> list[Any]:
     """A further column in which nothing is said."""
-    value: Any = "" if column.dtype == "text" else column.fill
+    value: Any = "" if column.dtype in ("text", "json") else column.fill
     return [value if column.width is None else [value] * column.width] * (tokens if column.align == "token" else samples)
 
 

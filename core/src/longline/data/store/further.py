@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
     from longline.events import Column
 
-TEXT, INTERNED = "text", "interned"
-"""Types that numpy has not: texts, and values of which there are few different ones, for kinds of rows only."""
+TEXT, JSON, INTERNED = "text", "json", "interned"
+"""Types that numpy has not: texts, any JSON value as its text; for kinds of rows only, values of which few are different."""
+TEXTS = (TEXT, JSON)
+"""The types that are stored as text."""
 
 
 # --- one value ------------------------------------------------------------------------------------
@@ -29,6 +32,8 @@ TEXT, INTERNED = "text", "interned"
 
 def checked(column: Column, value: Any) -> Any:
     """A value as it is stored: text, or an array of the column's type and shape. Raises RowError."""
+    if column.dtype == JSON:
+        return json.dumps(value, ensure_ascii=False, default=_listed)
     if column.dtype == TEXT:
         if not isinstance(value, str):
             raise RowError(f"the column {column.name!r} is to hold text, and here is a {type(value).__name__}")
@@ -37,6 +42,11 @@ def checked(column: Column, value: Any) -> Any:
     found = numbers(column.name, value)
     _refuse_shape(column, found)
     return _as_type(column, found)
+
+
+def _listed(value: Any) -> Any:
+    """What readers of tables give in the place of lists and times."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def numbers(name: str, value: Any) -> NDArray[Any]:
@@ -110,8 +120,8 @@ class Collecting:
 
     def __init__(self, column: Column, folder: Path | None, name: str) -> None:
         self._column = column
-        self._text, self._interned = column.dtype == TEXT, dict[Any, int]() if column.dtype == INTERNED else None
-        dtype = {TEXT: "uint8", INTERNED: "int32"}.get(column.dtype, column.dtype)
+        self._text, self._interned = column.dtype in TEXTS, dict[Any, int]() if column.dtype == INTERNED else None
+        dtype = {TEXT: "uint8", JSON: "uint8", INTERNED: "int32"}.get(column.dtype, column.dtype)
         large = self._text or column.align == "token" or column.width is not None
         self._values = Growing(dtype, folder / f"{name}.column" if folder and large else None)
         self._sizes = Growing(np.int64)
@@ -148,7 +158,7 @@ class Collecting:
 
 def arrow_type(column: Column) -> pa.DataType:
     """The type of one value."""
-    if column.dtype == TEXT:
+    if column.dtype in TEXTS:
         return pa.large_string()
     inner = pa.bool_() if column.dtype == "bool" else pa.from_numpy_dtype(np.dtype(column.dtype))
     return inner if column.width is None else pa.list_(inner, column.width)
@@ -162,7 +172,7 @@ def stored_type(column: Column, *, packed: bool) -> pa.DataType:
 
 def arrow_array(column: Column, values: Any) -> pa.Array:
     """Values one after another."""
-    if column.dtype == TEXT:
+    if column.dtype in TEXTS:
         return pa.array(values, type=pa.large_string())
     flat = pa.array(values.ravel())
     return flat if column.width is None else pa.FixedSizeListArray.from_arrays(flat, column.width)
@@ -181,4 +191,4 @@ def lists(offsets: NDArray[np.int32], values: Any) -> pa.Array:
 def size_of(columns: Sequence[Column], align: str) -> int:
     """About how many bytes the columns with this alignment take for each row or token; a text counts as 256."""
     aligned = [column for column in columns if column.align == align]
-    return sum((256 if column.dtype == TEXT else np.dtype(column.dtype).itemsize) * (column.width or 1) for column in aligned)
+    return sum((256 if column.dtype in TEXTS else np.dtype(column.dtype).itemsize) * (column.width or 1) for column in aligned)

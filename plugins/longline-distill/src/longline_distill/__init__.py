@@ -1,0 +1,1 @@
+"""Distillation for Longline: a student learns from a teacher's distribution over the next token."""

@@ -1,0 +1,133 @@
+"""The plugin: who teaches, the loss towards it, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from longline import Column, LonglineError, Plugin, Problem, hookimpl
+from longline_distill.config import DistillConfig, recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from longline import Config, Plan, Run
+    from longline_distill.applied import Applied
+
+
+class DistillPlugin(Plugin):
+    """Answers `provide_loss` for `method: distill`."""
+
+    Config = DistillConfig
+    config: DistillConfig
+
+    def __init__(self, config: DistillConfig) -> None:
+        super().__init__(config)
+        self._applied: Applied | None = None
+        self._tokenizer: Any = None
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The loss, and the collator where answers come beside the rows."""
+        return frozenset({"loss", "collator"} if self._aligns or self.config.server else {"loss"})
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The teacher's answers in the data: as recorded for each token, or as a server gave them for each row."""
+        own = self.config
+        if own.column is None:
+            return ()
+        if own.layout != "recorded":
+            return (Column(own.column, dtype="json"),)
+        ids, logs = recorded(own.column)
+        return Column(ids, "token", "int32", own.k, fill=-1), Column(logs, "token", "float16", own.k)
+
+    @property
+    def _aligns(self) -> bool:
+        """Whether answers have to be found in the tokens of each row."""
+        return self.config.column is not None and self.config.layout != "recorded"
+
+    def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Refuse another method: its loss knows no teacher."""
+        if config.method != "distill":
+            yield Problem(f"the method is {config.method}, whose loss knows no teacher", path="method", hint="method: distill")
+
+    def plan(self, config: Config, plan: Plan) -> Iterable[str]:
+        """Who teaches, and what the loss is."""
+        own = self.config
+        if own.teacher is not None:
+            who = f"{own.teacher.path}, in this process"
+        else:
+            who = (
+                f"the server {own.server.url}"
+                if own.server is not None
+                else f"the column {own.column} of the data ({own.layout})"
+            )
+        what = f"the {own.k} likeliest tokens, all others as one" if own.k else "the whole distribution"
+        yield f"the teacher is {who}: {what}"
+        named = own.divergence if own.divergence != "jsd" else f"jsd with beta {own.beta:g}"
+        yield f"loss: {1 - own.alpha:g} cross entropy + {own.alpha:g} {named} at temperature {own.temperature:g}"
+
+    @hookimpl
+    def post_tokenizer_load(self, run: Run, tokenizer: Any) -> None:
+        """See that the teacher has the student's vocabulary, before anything large is loaded."""
+        self._tokenizer = tokenizer
+        if self.config.teacher is not None and run.command == "train":
+            from longline_distill.local import refuse_other_vocabulary
+
+            refuse_other_vocabulary(run, self.config.teacher.path, tokenizer)
+
+    @hookimpl
+    def provide_dataset(self, dataset: Any) -> Any:
+        """Put the teacher's answers beside the tokens that they are about."""
+        if not self._aligns:
+            return None
+        from longline_distill.aligned import Aligner
+
+        own = self.config
+        return Aligner(str(own.column), own.layout, own.k or 1, self._tokenizer).split(dataset)
+
+    @hookimpl
+    def post_data_load(self, run: Run, data: Any) -> None:
+        """Refuse, or count, samples whose answers are about other tokens."""
+        if self._aligns:
+            from longline_distill.aligned import tell_faults
+
+            tell_faults(run, data, skip=self.config.on_misaligned == "skip")
+
+    @hookimpl
+    def provide_collator(self, run: Run, tokenizer: Any) -> Any:
+        """The core's collator, and the teacher's answers."""
+        if not self._aligns:
+            return None
+        from longline_distill.columns import Collator
+
+        return Collator(run.default("provide_collator")(tokenizer=tokenizer), self.config.k or 1)
+
+    @hookimpl
+    def provide_loss(self, run: Run, model: Any) -> Any:
+        """Answer with the loss towards the teacher."""
+        from longline_distill.applied import Applied
+
+        self._applied = Applied(model, self.config)
+        return self._applied
+
+    @hookimpl
+    def post_trainer_create(self, run: Run, trainer: Any) -> None:
+        """Get the teacher ready."""
+        applied = self._applied
+        if applied is None or trainer.loss_function is not applied:
+            raise LonglineError("not applied: another plugin provides the loss", hint="remove the other one")
+        applied.begin(run, trainer, self._tokenizer)
+
+    @hookimpl
+    def pre_log(self, run: Run, logs: dict[str, float]) -> None:
+        """Add cross entropy, divergence and agreement to a log event of the training or of an evaluation."""
+        if self._applied is not None:
+            self._applied.report(logs)
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        """Leave the model as it was, and the server alone."""
+        if self._applied is not None:
+            self._applied.end()
+            self._applied = None
