@@ -16,6 +16,7 @@ REGISTERS = {
     "longline_cce.upstream": "plugins/longline-cce",
     "longline_liger.upstream": "plugins/longline-liger",
     "longline_lm_eval.upstream": "plugins/longline-lm-eval",
+    "longline_spectrum.upstream": "plugins/longline-spectrum",
     "longline_swanlab.upstream": "plugins/longline-swanlab",
 }
 

@@ -426,6 +426,29 @@ def test_a_model_built_otherwise_is_refused(go_on):
     assert "the policy model is built otherwise" in refused(go_on, "full", "model.overrides.num_hidden_layers=3")
 
 
+class Frozen(Plugin):
+    """Freezes the weights that have a word in their names."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(PluginConfig())
+        self.word = word
+
+    @hookimpl
+    def post_model_load(self, model):
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(self.word not in name)
+
+
+def test_moments_of_other_weights_are_refused_and_weights_alone_go_on(go_on):
+    frozen = [LoadedPlugin.of(Frozen("q_proj"), "frozen")]
+    text = refused(go_on, "full", plugins=frozen)
+    assert "the checkpoint trained 21 tensors, and this run trains 19, which are not the same" in text
+    assert "--weights-only goes on" in text
+    folder, _ = go_on("full", plugins=frozen, weights_only=True)
+    before, after = (load_file(folder / name / "model.safetensors") for name in ("checkpoint-3", "model"))
+    assert all(torch.equal(after[name], before[name]) == ("q_proj" in name) for name in after)
+
+
 # --- checkpoints that are not whole -------------------------------------------------------------------------------------------
 
 

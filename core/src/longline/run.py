@@ -171,6 +171,8 @@ def _stages(state: State, notes: Sequence[str]) -> None:
     if state.going_on:
         comparing.judge_models(state, state.going_on)
     trainer = stages.trainer(state, args, stages.Ingredients(tokenizer, data, model, reference, rewards))
+    if state.going_on:
+        comparing.judge_trained(state, state.going_on)
     trainer.record = cache(lambda: comparing.record(state, data))  # its rows are looked at when the first checkpoint is made
     state.stop.check()  # a library may have swallowed what the signal raised
     final.rehearse(state, trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -55,3 +56,10 @@ def holds_module(folder: Path, module: str) -> bool:
 def is_template(text: str) -> bool:
     """Whether a text is a Jinja template itself, and not the path of one."""
     return "{%" in text or "{{" in text
+
+
+def cache_folder(name: str) -> Path:
+    """Where `name` is kept for later runs: below LONGLINE_CACHE, else in the user's cache folder. It need not be there yet."""
+    own = os.environ.get("LONGLINE_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longline"
+    return base / name

@@ -119,10 +119,7 @@ def judge_rows(state: State, going_on: GoingOn, data: Prepared) -> None:
 
 
 def judge_models(state: State, going_on: GoingOn) -> None:
-    """See that the models are those of the checkpoint, as far as it does not have their weights, then save the config.
-
-    Raises AnotherRunError.
-    """
+    """See that the models are those of the checkpoint, as far as it does not have their weights. Raises AnotherRunError."""
     named = [change for change in going_on.changes if change.effect == "base"]
     for role, before in going_on.checkpoint.record.get("models", {}).items():
         now = state.models.get(role, before)
@@ -135,8 +132,20 @@ def judge_models(state: State, going_on: GoingOn) -> None:
             raise AnotherRunError([problem, *texts], hint=changes.BACK)
     if named:
         state.view.alert("the weights are those of the checkpoint", "; ".join(map(str, named)), "info")
-    if state.is_main:
-        artifacts.write_config(state.plan.config_path, state.resolved)
+
+
+def judge_trained(state: State, going_on: GoingOn) -> None:
+    """See that the optimizer's moments are those of the weights that are trained, then save the config. Raises AnotherRunError."""
+    before, now = going_on.checkpoint.record.get("trained"), identity.of_trained(state.trainer.model)
+    if before in (None, now) or going_on.weights_only:
+        if state.is_main:
+            artifacts.write_config(state.plan.config_path, state.resolved)
+        return
+    text = f"the checkpoint trained {before['count']} tensors, and this run trains {now['count']}, which are not the same"
+    hint = (
+        "train the same ones, by the options of plugins that freeze; --weights-only goes on with an optimizer that starts anew"
+    )
+    raise AnotherRunError(text, hint=hint)
 
 
 def record(state: State, data: Prepared) -> dict[str, Any]:
@@ -150,4 +159,5 @@ def record(state: State, data: Prepared) -> dict[str, Any]:
         "versions": artifacts.versions(),
         "rows": {name: identity.of_rows(rows) for name, rows in splits.items() if rows is not None},
         "models": state.models,
+        "trained": identity.of_trained(state.trainer.model),
     }

@@ -64,3 +64,9 @@ def of_model(model: PreTrainedModel) -> dict[str, str]:
             some = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
             weights.update(some.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return {"shape": shape.hexdigest(), "weights": weights.hexdigest() if known else "", "dtype": str(model.dtype)}
+
+
+def of_trained(model: PreTrainedModel) -> dict[str, Any]:
+    """Which weights are trained: how many, and a hash of their names in the order in which the optimizer has them."""
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    return {"count": len(names), "names": xxhash.xxh3_128_hexdigest("\n".join(names).encode())}

@@ -20,6 +20,7 @@ import xxhash
 
 from longline.config import doors
 from longline.config.doors import distribution
+from longline.config.paths import cache_folder
 from longline.data import formats
 from longline.data.prepared import Origins, Table
 from longline.data.report import DataReport
@@ -48,12 +49,8 @@ class CacheBroken(Exception):  # noqa: N818 - it is no error for anyone but the 
 
 
 def cache_root(chosen: Path | None) -> Path:
-    """`data.cache_dir`, else LONGLINE_CACHE, else the user's cache folder; with `prepared` below the last two."""
-    if chosen is not None:
-        return chosen.expanduser()
-    own = os.environ.get("LONGLINE_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longline"
-    return base / "prepared"
+    """`data.cache_dir`, else `prepared` in the cache folder of Longline."""
+    return cache_folder("prepared") if chosen is None else chosen.expanduser()
 
 
 def fingerprint(
