@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from longline import Plugin, hookimpl
@@ -45,7 +46,10 @@ def base(tmp_path_factory):
 
 def ended(folder):
     """What plain transformers writes behind the question, without being told where to stop."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    return answered(AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+
+
+def answered(model, tokenizer):
     prompt = tokenizer.apply_chat_template(
         ROW["messages"][:1], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
@@ -68,6 +72,9 @@ def test_an_answer_ends_by_itself(run_longline, run_config, base, tmp_path, caps
     for saved in (folder / "model", folder / "checkpoint-40"):
         assert GenerationConfig.from_pretrained(saved).eos_token_id == wanted
     if adapter:
+        named = GenerationConfig.from_pretrained(folder / "model")
+        beside = AutoPeftModelForCausalLM.from_pretrained(folder / "model", generation_config=named)
+        assert answered(beside, tokenizer) == "Take 7.<|im_end|>"
         assert run_cli(["merge", str(folder)]) == 0
     assert ended(folder / ("merged" if adapter else "model")) == "Take 7.<|im_end|>"
     capsys.readouterr()
