@@ -67,8 +67,8 @@ class Measures(Plugin):
 
 
 @pytest.mark.parametrize("mode", ["local", "offline", "online"])
-def test_a_full_disk_is_an_alert_at_once_and_in_the_summary(swanlab, run_longline, capsys, mode):
-    """What a file may hold is limited for SwanLab's process alone, in the middle of the run."""
+def test_a_full_disk_is_an_alert_at_once_and_in_the_summary(cloud, swanlab, run_longline, capsys, mode):
+    """What a file may hold is limited for SwanLab's process alone, in the middle of the run. A server gets all there is."""
     told: list[str] = []
 
     def fill(run, step):
@@ -88,6 +88,9 @@ def test_a_full_disk_is_an_alert_at_once_and_in_the_summary(swanlab, run_longlin
     assert re.search(r"SwanLab is not complete: (once|\d+ times) it could not do what it was told(, first)?: ", end)
     assert "SwanLab is not complete" in end.partition("told above")[2]
     assert "log.jsonl is complete" in end
+    if mode == "online":
+        assert cloud.series("loss") == logged(outcome, "loss")
+        assert cloud.states == ["FINISHED"]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ class Recorder:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # swanlab has put its own handler there
         if self._mode == "online":
             self._refusals.watch()
+            upstream.send_without_a_copy(self._run, self._see_failure)
         self._say_started(settings, hello["continues"])
         self._begun = True
         self._tell_failure()

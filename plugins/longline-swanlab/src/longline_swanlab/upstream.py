@@ -83,6 +83,35 @@ def uploads(run: Any) -> tuple[int, int]:
     return max(0, int(told.stats.total_records - told.stats.uploaded_records)), int(told.stats.uploaded_size)
 
 
+class _Told:
+    """A writer whose errors are told, and kept from whoever goes on to send what it should have written."""
+
+    def __init__(self, writer: Any, see: Callable[[str], None]) -> None:
+        self._writer, self._see = writer, see
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._writer, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return found(*args, **options)
+            except OSError as error:
+                self._see(f"its copy on this machine: {type(error).__name__}: {error}")
+                return None
+
+        return call if callable(found) else found
+
+
+def send_without_a_copy(run: Any, see: Callable[[str], None]) -> None:
+    """Let an online run go on and end where its copy on this machine cannot be written; `see(reason)` is told of every error.
+
+    swanlab writes each record before it sends it, the end of the run too, and so would send nothing more.
+    """
+    core = getattr(run, "_core", None)
+    if getattr(core, "_store", None) is not None:
+        core._store = _Told(core._store, see)
+
+
 def watch_answers(see: Callable[..., None]) -> None:
     """Have `see(response)` called with every answer that swanlab's session gets, as a hook of requests."""
     from swanlab.sdk.internal.core_python import client
@@ -121,6 +150,7 @@ _LEFT_OUT = re.compile(r"\b(skipp(ing|ed)|dropped|refusing)\b")
 """What a warning holds that is of something which is not written or sent."""
 _REQUEST = "[HTTP] "
 """What an entry of the log holds that tells of a request which a server answered with an error."""
+_CORE = "swanlab.sdk.internal.core_python.core:CorePython"
 _LOCAL = "swanlab.deprecated.local"
 _CALLBACK = f"{_LOCAL}:LocalCallbacker"
 _KEPT = (
@@ -205,6 +235,16 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
             reads("swanlab:Run.finish", says=("self._core",)),
             reads("swanlab.sdk.protocol.core:CoreProtocol.get_operation_stats"),
             _stats_have_what_is_asked,
+        ),
+    ),
+    Assumption(
+        "swanlab.sdk.internal.core_python.core.CorePython._store",
+        "0.10.3",
+        "all records are written by it before they are sent, and it is closed before the end of a run is sent",
+        every(
+            reads(f"{_CORE}._store_records", says=("self._store.write(",)),
+            reads(f"{_CORE}._store_finish", says=("self._store_records([record])", "self._store.close()")),
+            reads(f"{_CORE}._finish_when_online", says=("self._store_finish(", "self._pending_online_finish_record =")),
         ),
     ),
     Assumption(
