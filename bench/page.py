@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def told(name: str) -> str:
     if not path.exists():
         return ""
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return "\n".join(f"    {line.strip()}" if line.startswith("    ") else line for line in doc.splitlines())
+    return re.sub(r"^ {4,}(.*)$", r"```text\n\1\n```", doc, flags=re.MULTILINE)
 
 
 def tables(rows: list[dict[str, Any]]) -> list[str]:

@@ -15,10 +15,13 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 import tomllib
+from copy import deepcopy
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
@@ -39,6 +42,7 @@ from longline.methods import find
 from longline.methods.base import REFUSED
 from longline.plan import TRAINER_DEFAULTS
 from longline.plugins.discovery import GROUP
+from longline.plugins.run import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,13 +68,15 @@ def main(arguments: list[str], folder: Path = DOCS / "reference") -> int:
     texts = {CONTRACT: contract()}
     texts |= {folder / f"{name}.md": marked(page(), "the code") for name, page in PAGES.items()}
     texts |= {folder.parent / "plugins" / f"{name}.md": marked(plugin_page(name), "its README") for name in from_readme()}
+    texts |= {folder.parent / "images" / f"{name}.svg": text for name, text in pictures().items()}
+    texts |= {folder.parent / name: with_lists(DOCS / name) for name in WITH_LISTS}
     for path, text in texts.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if "--check" in arguments:
             stale.append(path)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     for path in stale:
         shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
@@ -101,6 +107,12 @@ def _cell(text: str) -> str:
 def page_of(*parts: str) -> str:
     """Paragraphs, tables and headings under each other."""
     return "\n\n".join(part.strip("\n") for part in parts if part)
+
+
+def fenced(docstring: str) -> str:
+    """A docstring with its indented examples as blocks of Python."""
+    found = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
+    return found.sub(lambda block: f"```python\n{textwrap.dedent(block[0]).strip()}\n```\n\n", f"{docstring}\n\n").rstrip()
 
 
 def code(value: Any) -> str:
@@ -262,6 +274,16 @@ def module(name: str) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def loaded(script: Path) -> ModuleType:
+    """A module that is in no package."""
+    spec = spec_from_file_location(f"docs_{script.stem}", script)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(script)
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def signature(node: ast.FunctionDef, *, method: bool = False) -> str:
     """`name(arguments) -> result` as the source has it."""
     if method:
@@ -330,6 +352,13 @@ def sources() -> list[tuple[str, Path]]:
     core = [(path.relative_to(CORE).as_posix(), path) for path in sorted(CORE.rglob("*.py")) if "templates" not in path.parts]
     folders = [*sorted((ROOT / "plugins").glob("*/src")), *sorted((ROOT / "examples").glob("*/src"))]
     return core + [(folder.parent.name, path) for folder in folders for path in sorted(folder.rglob("*.py"))]
+
+
+def pictures() -> dict[str, str]:
+    """The line and its hooks in time, for a page with room and for a narrow one."""
+    picture = loaded(DOCS / "picture.py")
+    facts, headings = hookspecs.hook_facts(), hook_groups()
+    return {"line": picture.wide(facts, headings), "line-narrow": picture.narrow(facts, headings)}
 
 
 def callers() -> dict[str, list[str]]:
@@ -484,12 +513,16 @@ def commands_page() -> str:
 
 def _help(name: str, command: click.Command, parent: click.Context | None) -> str:
     """One command; the width is fixed, whatever terminal this runs in."""
+    offered = doors.offers(METHODS).keys() - doors.own(METHODS).keys()
     options: dict[str, Any] = {
         "terminal_width": HELP_WIDTH,
         "max_content_width": HELP_WIDTH,
         "help_option_names": ["-h", "--help"],
     }
     context = click.Context(command, info_name=name, parent=parent, **options)
+    context.command = command = deepcopy(command)
+    for choice in [param.type for param in command.params if isinstance(param.type, click.Choice)]:
+        choice.choices = [word for word in choice.choices if word not in offered]  # what else is installed is no part of a page
     return f"## {context.command_path}\n\n```text\n{context.get_help()}\n```"
 
 
@@ -530,14 +563,14 @@ MANAGER = [
 
 
 def plugins_page() -> str:
-    """The public names, what the manager does with a plugin, the exit statuses, the test kit."""
+    """The public names, what the manager does with a plugin, the test kit."""
     own = [name for name in sorted(public_names) if not name.startswith("__") and name != "hookimpl"]
     assert set(own) == set(HOMES), "longline.__all__ changed: say in HOMES where each name lives"
     parts = [PLUGINS_INTRO, "## Names to import from longline", HOOKIMPL]
     parts += [described(HOMES[name], name, "###") for name in own]
     parts += ["## What becomes of a plugin", MANAGER_INTRO]
     parts += [described(home, name, "###") for home, name in MANAGER]
-    parts += ["## Exit statuses", _exit_statuses(), "## The test kit: longline.testing", *test_kit()]
+    parts += ["## The test kit: longline.testing", *test_kit()]
     return page_of(*parts)
 
 
@@ -596,6 +629,49 @@ def _exit_statuses() -> str:
     return table(("status", "meaning"), [(f"`{getattr(errors, name)}`", text) for name, text in meanings.items()])
 
 
+# --- errors -------------------------------------------------------------------------------------------------------------------
+
+ERRORS_INTRO = """\
+# Errors and exit statuses
+
+What Longline refuses or stops for on purpose says what happened, where, and what to do next:
+
+```text
+error: FILE:LINE:COLUMN: WHAT IS WRONG
+  hint: WHAT TO DO
+```
+
+Any other exception is a bug, of Longline's or of a library: it is shown with its class, and `--debug` shows the traceback."""
+ERRORS_END = """\
+In Python each is a class of `longline.errors`, derived from `LonglineError`, with `message`, `hint` and `exit_code`. What a plugin
+raises in a shape or provide hook ends the run with status 3; a `LonglineError` keeps its words and its hint."""
+
+
+def errors_page() -> str:
+    """The exit statuses, then every class of errors: what it means and, from the second paragraph on, what to do."""
+    parts = [ERRORS_INTRO, "## Exit statuses", _exit_statuses(), "## Classes", ERRORS_END]
+    for name, (home, node) in error_classes().items():
+        means, _, remedy = (ast.get_docstring(node) or "").partition("\n\n")
+        status = getattr(import_module(home), name).exit_code if name != "Interrupted" else "128 and the signal's number"
+        bases = [ast.unparse(base) for base in node.bases if ast.unparse(base) != "LonglineError"]
+        kind = f" A kind of [{bases[0]}](#{bases[0].lower()})." if bases else ""
+        parts += [f"### {name}", f"Exit status {status}.{kind} {' '.join(means.split())}", remedy]
+    return page_of(*parts)
+
+
+def error_classes() -> dict[str, tuple[str, ast.ClassDef]]:
+    """Every class below LonglineError in the core, with the module that it is in; those of longline.errors first."""
+    found: dict[str, tuple[str, ast.ClassDef]] = {}
+    known = {"LonglineError"}
+    paths = [CORE / "errors.py", *(path for path in sorted(CORE.rglob("*.py")) if "templates" not in path.parts)]
+    for path in paths:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & known and node.name not in known:
+                known.add(node.name)
+                found[node.name] = (".".join(["longline", *path.relative_to(CORE).with_suffix("").parts]), node)
+    return found
+
+
 _KIT = ("tiny", "running", "process", "resume", "well_behaved", "faults", "servers", "secrets", "recorder", "behaviour")
 KIT = tuple(f"longline.testing.{name}" for name in _KIT)
 """The modules of the test kit, in the order of the page."""
@@ -604,7 +680,7 @@ KIT = tuple(f"longline.testing.{name}" for name in _KIT)
 def test_kit() -> Iterator[str]:
     """The docstring of the test kit, then each of its fixtures, classes and functions."""
     kit = module("longline.testing")
-    yield ast.get_docstring(kit) or ""
+    yield fenced(ast.get_docstring(kit) or "")
     public = ast.literal_eval(kit.body[-1].value)  # __all__; the kit needs pytest, so it is not imported
     for home, node in [(name, node) for name in KIT for node in module(name).body if getattr(node, "name", "") in public]:
         if isinstance(node, ast.FunctionDef):
@@ -629,7 +705,63 @@ def plugin_page(name: str) -> str:
     """The README of a plugin as a page: under its name, with links that hold in the site."""
     text = (ROOT / "plugins" / f"longline-{name}" / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"^# longline-", "# ", text).replace("](../../README.md)", "](../index.md)").replace("](../../docs/", "](../")
-    return re.sub(r"\[([^]]+)\]\((?!https?:|\.\.)[^)]+\)", r"\1", text)  # files of the distribution are not in the site
+    text = re.sub(r"\[([^]]+)\]\((?!https?:|\.\.)[^)]+\)", r"\1", text)  # files of the distribution are not in the site
+    blocks = re.compile(r"^```(?:.*\n)+?```$|(?<=\n\n)(?: {4}.*\n)+", flags=re.MULTILINE)
+    return blocks.sub(lambda block: block[0] if block[0].startswith("```") else _shown(textwrap.dedent(block[0])), text)
+
+
+def _shown(text: str) -> str:
+    """An indented block of a README as a fenced one: commands, a config, or what was printed."""
+    if re.match(r"(pip|python3?|longline|swanlab|export) ", text):
+        return f"```console\n{re.sub('^', '$ ', text.rstrip(), flags=re.MULTILINE)}\n```\n"
+    return f"```{'yaml' if re.match(r'[a-z_]+:( |$)', text, flags=re.MULTILINE) else 'text'}\n{text}```\n"
+
+
+# --- lists within pages -------------------------------------------------------------------------------------------------------
+
+TRACES = ROOT / "tests" / "traces"
+
+
+def with_lists(page: Path) -> str:
+    """A page that is written by hand, with the lists between its marks made anew."""
+    text = page.read_text(encoding="utf-8")
+    for name, made in LISTS.items():
+        begin, end = f"<!-- begin generated: {name} -->\n", f"<!-- end generated: {name} -->"
+        if begin in text:
+            above, _, rest = text.partition(begin)
+            text = f"{above}{begin}\n{made()}\n\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def commands_and_hooks() -> str:
+    """Which hooks each command fires, as tests/test_traces.py saw them."""
+    facts, rows = hookspecs.hook_facts(), []
+    for command in get_args(Command):
+        trace = TRACES / ("sft-lora-eval.txt" if command == "train" else f"commands/{command}.txt")
+        fired = {line.partition("(")[0] for line in trace.read_text(encoding="utf-8").splitlines()}
+        names = ", ".join(f"[`{name}`](reference/hooks.md#{name})" for name in facts if name in fired)
+        rows.append(
+            (f"`{command}`", "all, those of a method or an event when there is one" if "on_run_end" in fired else names)
+        )
+    return table(("command", "hooks"), rows)
+
+
+def plan_fields() -> str:
+    """The fields and properties of Plan, each with what its docstring says."""
+    node = named(module("longline.plan"), "Plan")
+    rows = []
+    for item, after in zip(node.body, [*node.body[1:], None], strict=True):
+        said = after.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        if isinstance(item, ast.AnnAssign):
+            assert said, f"longline.plan: Plan.{ast.unparse(item.target)} has no docstring"
+            rows.append((f"`{ast.unparse(item.target)}`", f"`{ast.unparse(item.annotation)}`", str(said.value)))
+        elif isinstance(item, ast.FunctionDef) and any("property" in ast.unparse(mark) for mark in item.decorator_list):
+            rows.append((f"`{item.name}`", f"`{ast.unparse(item.returns)}`" if item.returns else "", _one_line(item)))
+    return table(("field", "type", "what it is"), rows)
+
+
+WITH_LISTS = ("what-a-plugin-can-do.md",)
+LISTS: dict[str, Callable[[], str]] = {"commands and hooks": commands_and_hooks, "fields of the plan": plan_fields}
 
 
 # --- axolotl --------------------------------------------------------------------------------------------------------------------
@@ -712,12 +844,7 @@ def kernels_page() -> str:
 def _matrix(distribution: str) -> str:
     """The table of a distribution's tests/matrix.json, as its tests/matrix.py writes it."""
     script = ROOT / "plugins" / distribution / "tests" / "matrix.py"
-    spec = spec_from_file_location("matrix", script)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(script)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return str(module.markdown(json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))))
+    return str(loaded(script).markdown(json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))))
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -726,6 +853,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "authors": authors_page,
     "commands": commands_page,
     "plugins": plugins_page,
+    "errors": errors_page,
     "kernels": kernels_page,
     "axolotl": axolotl_page,
 }

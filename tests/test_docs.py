@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import importlib
 import importlib.util
 import inspect
@@ -11,25 +10,22 @@ import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
 import click
 import pytest
-import yaml
+from pages import DOCS, PAGES, READMES, ROOT, Block, blocks_of, each
 
 from longline import Plugin, hookimpl, hookspecs
-from longline.cli import COMMANDS, cli, command_line, run_cli
+from longline.cli import COMMANDS, cli, run_cli
 from longline.cli.convert import report
-from longline.config.loader import load_config
 from longline.config.sections import Config
 from longline.converters import Draft
 from longline.converters.axolotl import convert as from_axolotl
@@ -39,64 +35,10 @@ from longline.hookspecs import hook_facts
 from longline.methods import find
 from longline.plan import TRAINER_DEFAULTS
 from longline.plugins import Bus, LoadedPlugin
-from longline.testing import chat, merged
+from longline.testing import chat
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-READMES = [
-    ROOT / "README.md",
-    ROOT / "core" / "README.md",
-    *sorted(ROOT.glob("examples/*/README.md")),
-    *sorted(ROOT.glob("plugins/*/README.md")),
-]
-PAGES = [*READMES, *sorted(DOCS.rglob("*.md"))]
 CAN_DO = DOCS / "what-a-plugin-can-do.md"
 EXAMPLE = ROOT / "examples" / "minimal-plugin"
-BASE = {"model": {"path": "owner/model"}, "data": {"train": "rows.jsonl"}, "output_dir": "runs/demo"}
-
-
-# --- reading the pages --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: where it stands, its language, its text, and the heading above it."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-    heading: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks_of(page: Path) -> Iterator[Block]:
-    language, start, heading, inside = None, 0, "", []
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-        if language is not None and line == "```":
-            yield Block(page, start, language, "\n".join(inside) + "\n", heading)
-            language = None
-        elif language is not None:
-            inside.append(line)
-        elif line.startswith("```"):
-            language, start, inside = line[3:], number, []
-        elif line.startswith("#"):
-            heading = line.lstrip("# ")
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-
-
-def blocks(*languages: str) -> list[Block]:
-    found = [block for block in BLOCKS if block.language in languages]
-    assert found
-    return found
-
-
-def each(found: list[Any]) -> Any:
-    return pytest.mark.parametrize("item", found, ids=str)
 
 
 def first_column(page: Path, heading: str) -> list[str]:
@@ -106,11 +48,6 @@ def first_column(page: Path, heading: str) -> list[str]:
     table = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     assert table
     return [name for row in table[0].splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
-
-
-def test_every_block_says_what_it_is():
-    languages = {block.language for block in BLOCKS}
-    assert languages <= {"yaml", "python", "toml", "json", "console", "bash", "text"}
 
 
 # --- the generated references -------------------------------------------------------------------------------------------------
@@ -293,17 +230,6 @@ def test_the_first_page_lists_every_command():
 # --- configs ------------------------------------------------------------------------------------------------------------------
 
 
-@each(blocks("yaml"))
-def test_configs_are_accepted(item: Block, tmp_path: Path):
-    """A whole config as it stands, a part of one merged into the least that a config needs."""
-    path = tmp_path / "config.yaml"
-    content = yaml.safe_load(item.text)
-    whole = {"model", "data", "output_dir"} <= content.keys()
-    path.write_text(item.text if whole else yaml.safe_dump(merged(BASE, content)), encoding="utf-8")
-    environment = dict.fromkeys(re.findall(r"\$\{(\w+)\}", item.text), "from-the-environment")
-    load_config(path, environ=environment, data_files=False)
-
-
 @each(sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("**/config.yaml")))
 def test_example_configs_are_accepted(item: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(ROOT)
@@ -346,59 +272,6 @@ def test_the_config_of_axolotl_becomes_what_is_shown(tmp_path: Path, monkeypatch
     from_axolotl(draft)
     draft.finish()
     assert [written(draft), "".join(f"{line}\n" for line in report(draft))] == page[1:]
-
-
-# --- commands -----------------------------------------------------------------------------------------------------------------
-
-
-def command_lines() -> list[str]:
-    """Every `longline ...` in the pages: after a prompt, or behind a launcher."""
-    lines = [line for block in blocks("console", "bash") for line in block.text.splitlines()]
-    own = [line[2:] for line in lines if line.startswith("$ longline ")]
-    launched = [line.partition(" -m ")[2] for line in lines if " -m longline " in line]
-    return list(dict.fromkeys([*own, *launched]))
-
-
-def parse(arguments: list[str], group: click.Group, parent: click.Context) -> None:
-    """Let click read a command line down to the last option, without running anything."""
-    name, command, rest = group.resolve_command(parent, arguments)
-    assert command is not None
-    context = command.make_context(name, rest, parent=parent)
-    if isinstance(command, click.Group):
-        parse([*getattr(context, "_protected_args", ()), *context.args], command, context)
-
-
-@each(command_lines())
-def test_commands_exist_with_their_options(item: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(item.partition(" > ")[0])
-    for word in words:
-        if word.startswith("runs/"):
-            Path(word).mkdir(parents=True, exist_ok=True)
-    Path("runs").mkdir(exist_ok=True)
-    parse(words[1:], command_line, click.Context(command_line, info_name="longline", **cli.context_settings))
-
-
-def test_the_reader_of_commands_refuses_what_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    for line in ("trian config.yaml", "train config.yaml --reusme", "plugins show a b", "preview config.yaml --split test"):
-        with pytest.raises(click.UsageError):
-            parse(line.split(), cli, click.Context(cli, info_name="longline", **cli.context_settings))
-
-
-def test_every_tox_environment_that_is_named_exists():
-    tox = configparser.ConfigParser(interpolation=None)
-    tox.read(ROOT / "tox.ini")
-    named = {name for page in PAGES for name in re.findall(r"tox run -e (\w+)", page.read_text(encoding="utf-8"))}
-    assert {"quickstart", "tests"} <= named
-    assert all(tox.has_section(f"testenv:{name}") for name in named)
-
-
-def test_every_environment_variable_of_ours_is_real():
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "core" / "src").rglob("*.py"))
-    named = set(re.findall(r"\bLONGLINE_[A-Z_]+\b", (DOCS / "config.md").read_text(encoding="utf-8")))
-    assert named
-    assert all(f'"{name}"' in source for name in named)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------------
@@ -468,11 +341,6 @@ def test_bad_rows_are_reported_as_shown(
 
 
 # --- plugins and runs ---------------------------------------------------------------------------------------------------------
-
-
-@each(blocks("python"))
-def test_python_is_valid(item: Block):
-    compile(item.text, str(item), "exec", dont_inherit=True)
 
 
 def plugin_in(page: Path, name: str) -> Any:

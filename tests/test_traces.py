@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from longline import Alert, Plugin, Timing, hookimpl
+from longline.cli import run_cli
 from longline.errors import TrainingError
 from longline.hookspecs import hook_facts
 from longline.plugins import HookError, PluginConfig
+from longline.plugins.run import Command
 from longline.testing import HookRecorder, assert_trace
+from longline.testing.process import write_entry_points
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -80,6 +85,43 @@ def test_interrupt_and_resume(run_longline, run_config):
     assert_trace(stopped.calls, TRACES / "interrupt.txt")
     resumed = run_longline(config, resume="last")
     assert_trace(resumed.calls, TRACES / "resume.txt")
+
+
+SCRIBE = """
+from longline.testing import HookRecorder
+
+calls = []
+
+
+class Scribe(HookRecorder):
+    def __init__(self, config):
+        super().__init__(config)
+        self.calls = calls
+"""
+
+
+def test_commands(run_config, tmp_path, monkeypatch):
+    """Every command that loads or prepares something; docs/what-a-plugin-can-do.md lists what it fires by these traces."""
+    (tmp_path / "scribe_of_traces.py").write_text(SCRIBE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    scribe = importlib.import_module("scribe_of_traces")
+    write_entry_points(tmp_path, {"scribe": scribe.Scribe})
+    config = run_config(**WITH_EVALUATION, plugins=["scribe"])
+    run = str(tmp_path / "run")
+    lines = {
+        "train": [config],
+        "plan": [config],
+        "preprocess": [config],
+        "preview": [config],
+        "evaluate": [run],
+        "generate": [run, "--prompt", "hooks?", "--max-new-tokens", "2"],
+        "merge": [run],
+    }
+    assert tuple(lines) == get_args(Command)
+    for command, words in lines.items():
+        scribe.calls.clear()
+        assert run_cli([command, *map(str, words)]) == 0
+        assert_trace(scribe.calls, TRACES / ("sft-lora-eval.txt" if command == "train" else f"commands/{command}.txt"))
 
 
 def test_crash_before_training(run_longline):

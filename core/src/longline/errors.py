@@ -51,7 +51,11 @@ class Problem:
 
 
 class ConfigError(LonglineError):
-    """The config, an override or the command line asks for something that cannot be; carries every problem at once."""
+    """The config, an override or the command line asks for something that cannot be; carries every problem at once.
+
+    Each line names file, line and column, the key, and the nearest valid name. `longline check` shows them in under a second;
+    `longline schema` lets an editor show them while you type.
+    """
 
     exit_code = EXIT_CONFIG
 
@@ -61,25 +65,41 @@ class ConfigError(LonglineError):
 
 
 class DataError(LonglineError):
-    """A data set cannot be read or cannot be trained on; the message names file and line."""
+    """A data set cannot be read or cannot be trained on; the message names file and line.
+
+    Repair the rows that are named, or leave them out with `data.on_bad_row: skip`. `longline preview` shows what is read of a row
+    and what is learnt of it.
+    """
 
     exit_code = EXIT_CONFIG
 
 
 class ModelError(LonglineError):
-    """A model, tokenizer or adapter cannot be loaded, changed as asked, or saved."""
+    """A model, tokenizer or adapter cannot be loaded, changed as asked, or saved.
+
+    The hint tells a path that is wrong from a hub that was not reached, terms that were not accepted and a library that is not
+    installed. `longline doctor CONFIG` looks at the machine and at what the config needs of it.
+    """
 
     exit_code = EXIT_CONFIG
 
 
 class TrainingError(LonglineError):
-    """Training began and could not go on."""
+    """Training began and could not go on.
+
+    Checkpoints that were saved before are whole: `longline train CONFIG --resume` goes on from the last one, once the cause that is
+    named is gone: a loss that is not finite, a full disk, a process that was lost.
+    """
 
     exit_code = EXIT_TRAINING
 
 
 class PluginError(LonglineError):
-    """A plugin cannot be found, loaded, configured, or raised in a shape or provide hook."""
+    """A plugin cannot be found, loaded, configured, or raised in a shape or provide hook.
+
+    `longline plugins` lists what is installed, `longline plugins show NAME` its options. A plugin that is not needed is left out of
+    `plugins:`; a traceback for its author comes with `--debug`.
+    """
 
     exit_code = EXIT_PLUGIN
 
@@ -89,7 +109,10 @@ class AuthorWarning(UserWarning):
 
 
 class Interrupted(LonglineError):  # noqa: N818 - the field's word for it
-    """A signal asked the run to stop; `signum` says which one."""
+    """A signal asked the run to stop; `signum` says which one.
+
+    While it trained, a checkpoint was saved first: `longline train CONFIG --resume` goes on.
+    """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

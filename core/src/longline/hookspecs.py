@@ -342,7 +342,7 @@ def on_trained(run: Run, trainer: Trainer) -> None:
     """
 
 
-# --- events that anyone may raise ---------------------------------------------------------------------------------------------
+# --- events that anyone raises ------------------------------------------------------------------------------------------------
 
 
 @_spec("whenever the core or a plugin has something to tell a person", ranks="main", repeated=True)

@@ -59,20 +59,35 @@ class Plan:
     """The derived facts of a run. Steps are None until `with_rows` told the number of rows (packs count as rows)."""
 
     method: str
+    """The method's name."""
     dtype: Literal["float32", "bfloat16", "float16"]
+    """The type of the weights as they are loaded."""
     packing: PackingLayout | None
+    """How several samples share a row: `rows`, `flat` (each batch is one row), or None."""
     seed: int
+    """`trainer.seed`."""
     per_device_batch: int
+    """Rows in a batch of one rank."""
     accumulation: int
+    """Batches of each rank in an optimizer step."""
     epochs: float
+    """`trainer.num_train_epochs`; `max_steps` above 0 comes before it."""
     max_steps: int
+    """`trainer.max_steps`, -1 where epochs decide."""
     trainer_args: dict[str, Any]
+    """The keyword arguments of the method's arguments class."""
     facts: tuple[Fact, ...]
+    """What `longline plan` prints: name, value and why."""
     output_dir: Path
+    """The run folder."""
     machine: Machine
+    """Devices, ranks and threads."""
     pad_to_multiple_of: int | None = None
+    """Rows of a batch are padded to a multiple of so many tokens."""
     rows: int | None = None
+    """Training rows, where packs count as rows; None until data is prepared."""
     steps: int | None = None
+    """Optimizer steps of the whole run; None until `rows` is known."""
 
     @property
     def device(self) -> Device:

@@ -207,7 +207,7 @@ def test_the_readme_tells_every_option_code_and_event():
     events = text.partition("## What is sent")[2].partition("\n\nEvery message")[0]
     assert tuple(line.split("`")[1] for line in events.splitlines() if line.startswith("| `")) == LarkConfig().events
     assert all(str(code) in text for code in REMEDIES)
-    example = text.partition("rules:\n")[2].partition("\n\n")[0]
+    example = text.partition("rules:\n")[2].partition("\n```")[0]
     assert [parse(line.strip().removeprefix("- ")).text for line in example.splitlines()][2] == "nan"
 
 

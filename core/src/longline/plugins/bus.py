@@ -32,7 +32,10 @@ logger = logging.getLogger("longline.plugins")
 
 
 class HookError(PluginError):
-    """A plugin raised where that stops the run; `plugin` and `hook` say who and where, `__cause__` is what it raised."""
+    """A plugin raised where that stops the run; `plugin` and `hook` say who and where, `__cause__` is what it raised.
+
+    The message has its file and line. Without the plugin the run does without what it adds.
+    """
 
     def __init__(self, message: str, *, plugin: str, hook: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -28,7 +28,11 @@ FACTS = ("device", "dtype", "bf16")
 
 
 class AnotherRunError(ConfigError):
-    """What is resumed would not be the same run, as is seen once rows or models are there."""
+    """What is resumed would not be the same run, as is seen once rows or models are there.
+
+    Give the run its own rows and models again, start another one in another `output_dir`, or take the weights alone with
+    `--resume --weights-only`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
