@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 REGISTERS = {
     "longline.upstream": "core",
     "longline_cce.upstream": "plugins/longline-cce",
+    "longline_densemixer.upstream": "plugins/longline-densemixer",
     "longline_liger.upstream": "plugins/longline-liger",
     "longline_lm_eval.upstream": "plugins/longline-lm-eval",
     "longline_spectrum.upstream": "plugins/longline-spectrum",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GROUP = "longline"
 """The group of entry points."""
 # A command that installs whatever has a mistyped name is how people get what somebody else put there.
-PUBLISHED = ("cce", "completions", "distill", "lark", "liger", "lm-eval", "profiling", "spectrum", "swanlab")
+PUBLISHED = ("cce", "completions", "densemixer", "distill", "lark", "liger", "lm-eval", "profiling", "spectrum", "swanlab")
 """The plugins whose distribution `longline-<name>` comes from this project: only of these a message says how to install them."""
 
 
