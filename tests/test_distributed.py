@@ -24,7 +24,7 @@ import yaml
 from safetensors.torch import load_file
 
 from longline.cli import run_cli
-from longline.testing import chat, merged, preferences
+from longline.testing import chat, merged, preferences, tiny_tokenizer, zoo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -332,6 +332,19 @@ def test_steps_and_evaluations_on_ranks_are_those_of_one_process(ranks, place, u
     assert done.returncode == 0, done.stderr
     for method, alone in uneven_alone.items():
         assert numbers(place.folder / f"uneven-{ranks}-{method}") == pytest.approx(alone, rel=1e-3, abs=2e-5), method
+
+
+def test_weights_that_a_text_does_not_reach_need_no_gradients(place, tmp_path):
+    """A tower for pictures, with all weights trained: a rank that waited for its gradients would fail in the second step."""
+    tokenizer = tiny_tokenizer()
+    zoo.build("llava", vocab_size=512).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    short = {"max_steps": 3, "save_strategy": "no"}
+    given: dict[str, Any] = {"model": {"path": str(tmp_path)}, "trainer": short}
+    two, alone = place.launch("towers", **given), place.alone("towers-alone", **given)
+    assert (two.code, alone.code) == (0, 0), two.err
+    assert two.column("loss") == pytest.approx(alone.column("loss"), abs=1e-5)
+    assert two.manifest["plan"]["ddp_find_unused_parameters"] == "true"
 
 
 def test_packing_and_lora_on_two_ranks(place):

@@ -283,7 +283,7 @@ def _trainer_args(config: Config, machine: Machine) -> tuple[dict[str, Any], lis
     if machine.world_size > 1 and "ddp_find_unused_parameters" not in config.trainer:
         # Looking for unused weights costs a pass over the graph in every step.
         args["ddp_find_unused_parameters"] = False
-        facts.append(Fact("ddp_find_unused_parameters", "false", "every weight of a causal model takes part in every step"))
+        facts.append(Fact("ddp_find_unused_parameters", "false", "every weight of a model of text takes part in every step"))
     if machine.device == "cpu":
         args.setdefault("use_cpu", True)
         # Pinned memory is for copies to a device; torch warns where there is none.

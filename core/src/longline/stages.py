@@ -349,6 +349,7 @@ def trainer(state: State, args: Any, made: Ingredients) -> Any:
     )
     _stop_as_learnt(state, made)
     loss = run.hook.provide_loss(run=run, model=made.model)
+    _look_for_unreached(state, args, made)
     built: Any = run.method.build(parts, args)
     built.attach(run, loss, parts.describe_rows, state.start)
     switch_cache(made.model.config, bool(args.use_cache))
@@ -372,3 +373,16 @@ def _stop_as_learnt(state: State, made: Ingredients) -> None:
     if new:
         ends = ", ".join(tokens[token] for token in new)
         state.view.fact("answers end with", ends, "as the data has it; joins eos_token_id in generation_config.json")
+
+
+def _look_for_unreached(state: State, args: Any, made: Ingredients) -> None:
+    """Keep ranks with whole copies from waiting for gradients of what a text does not reach, as towers for pictures."""
+    from longline.weights import likeness, reach
+
+    name, run = "ddp_find_unused_parameters", state.view
+    if run.world_size == 1 or args.fsdp or args.deepspeed or name in run.config.trainer:
+        return
+    names = reach.unreached(made.model, likeness.sample(made.tokenizer)[:1])
+    if ranks.most(len(names)):
+        setattr(args, name, True)
+        run.fact(name, "true", f"{len(names)} weights have no part in a text, as {names[0]}" if names else "some rank needs it")
