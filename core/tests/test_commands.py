@@ -471,7 +471,7 @@ def test_train_refuses_with_status_2(place, run, arguments, message, capsys):
 
 def test_train_names_a_plugin_that_is_not_there(place, capsys):
     assert run_cli(["train", str(place.config("unplugged")), "--set", "plugins=[nowhere]"]) == 3
-    assert "pip install the distribution that brings 'nowhere'" in capsys.readouterr().err
+    assert "take 'nowhere' out of plugins:" in capsys.readouterr().err
     assert not (place.folder / "unplugged").exists()
 
 

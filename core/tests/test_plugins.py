@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from longline import Plugin, PluginConfig, hookimpl
+from longline.cli import run_cli
 from longline.config.dump import dump_resolved
 from longline.config.loader import LoadedConfig, load_config
 from longline.config.secrets import MASK, Secrets
@@ -133,7 +134,7 @@ def test_an_unknown_name_gets_the_nearest_one_and_no_pip_command_of_a_name_that_
     assert "plugin 'longline-zebra' is not installed (did you mean 'zebra'?)" in error.message
     assert re.search(r"plugin 'Quux_B' is not installed \(installed: .*zebra", error.message)
     assert "write 'zebra', which is installed" in error.hint
-    assert "pip install the distribution that brings 'Quux_B', or take it out of plugins:" in error.hint
+    assert "take 'Quux_B' out of plugins:, or ask whoever wrote the config which distribution brings it" in error.hint
     assert "pip install longline" not in error.hint
 
 
@@ -165,6 +166,16 @@ def test_two_distributions_of_one_name_are_refused_when_enabled_only(site: Site,
     message = refused(config("- twin")).message
     assert "longline-twin-a 1" in message
     assert "longline-twin-b 2" in message
+
+
+def test_the_list_shows_both_of_two_distributions_with_one_name(site: Site, capsys):
+    site.add("tide", version="1.5")
+    site.add("tide", dist="rival", version="2.0")
+    assert run_cli(["plugins"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("tide ")]
+    first, second = sorted(rows, key=lambda row: "offers" in row)
+    assert sorted((row[1], row[2]) for row in rows) == [("1.5", "longline-tide"), ("2.0", "rival")]
+    assert " ".join(second[3:]) == f"offers the same name as {first[2]}; pip uninstall one of them"
 
 
 def test_a_plugin_given_twice_is_a_mistake_of_the_config(site: Site, config):

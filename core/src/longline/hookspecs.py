@@ -228,7 +228,8 @@ def provide_collator(run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[
 
 @_spec("once; the core answers with the method's own loss", fault=_is_function)
 def provide_loss(run: Run, model: PreTrainedModel) -> LossFunction | None:
-    """A function `(trainer, model, inputs, num_items_in_batch) -> (loss, outputs)`.
+    """A function `(trainer, model, inputs, num_items_in_batch) -> (loss, outputs)`, called for every batch of training and of
+    evaluations; there `model.training` is false.
 
     `inputs` is a batch on the device without what no model knows: row_ids and further columns are in `trainer.columns`.
     `num_items_in_batch` are the trained tokens of the whole optimizer step over all ranks and accumulated batches, and

@@ -22,7 +22,7 @@ import click
 
 from longline.config import doors
 from longline.errors import EXIT_SIGINT, EXIT_TRAINING, AuthorWarning, ConfigError, LonglineError, PluginError, did_you_mean
-from longline.process import garbage, signals, telemetry
+from longline.process import garbage, lingering, signals, telemetry
 from longline.text import showable
 
 if TYPE_CHECKING:
@@ -223,4 +223,5 @@ def main() -> None:
 
         code = report(code)
     garbage.leave()
+    lingering.watch()
     sys.exit(code)

@@ -11,7 +11,7 @@ from longline.cli.options import ConfigPath, ShortGroup, set_option
 from longline.errors import EXIT_PLUGIN, ConfigError, PluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -46,7 +46,7 @@ def list_command(config: Path | None, overrides: tuple[str, ...], as_json: bool)
 
     infos = installed()
     # From metadata alone: listing must work when a plugin is broken.
-    rows = [_facts(info) for info in infos.values()]
+    rows = [row for info in infos.values() for row in (_facts(info), *_rivals(info))]
     unusable: list[str] = []
     if config is not None:
         rows, unusable = _with_status(infos, _entries(config, overrides, infos))
@@ -62,6 +62,14 @@ def list_command(config: Path | None, overrides: tuple[str, ...], as_json: bool)
 
 def _facts(info: PluginInfo) -> dict[str, str]:
     return {"name": info.name, "version": info.version, "distribution": info.distribution, "summary": info.summary}
+
+
+def _rivals(info: PluginInfo) -> Iterator[dict[str, str]]:
+    """Further distributions that offer the same name, which none of them can be used by."""
+    for rival in info.rivals:
+        distribution, _, version = rival.rpartition(" ")
+        text = f"offers the same name as {info.distribution}; pip uninstall one of them"
+        yield {"name": info.name, "version": version, "distribution": distribution, "summary": text}
 
 
 def _entries(config: Path, overrides: tuple[str, ...], infos: dict[str, PluginInfo]) -> list[PluginEntry]:

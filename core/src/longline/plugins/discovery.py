@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 GROUP = "longline"
 """The group of entry points."""
 # A command that installs whatever has a mistyped name is how people get what somebody else put there.
-PUBLISHED = ("cce", "completions", "densemixer", "distill", "lark", "liger", "lm-eval", "profiling", "spectrum", "swanlab")
+PUBLISHED = (
+    "cce",
+    "completions",
+    "densemixer",
+    "distill",
+    "grokfast",
+    "lark",
+    "liger",
+    "lm-eval",
+    "profiling",
+    "sparsity",
+    "spectrum",
+    "swanlab",
+)
 """The plugins whose distribution `longline-<name>` comes from this project: only of these a message says how to install them."""
 
 
@@ -79,7 +92,7 @@ def not_installed(name: str, known: Iterable[str]) -> Fault:
     """What to tell about a plugin that nothing installed offers."""
     known = list(known)
     others = f"installed: {', '.join(known)}" if known else "no plugin is"
-    remedy = f"pip install the distribution that brings {name!r}, or take it out of plugins:"
+    remedy = f"take {name!r} out of plugins:, or ask whoever wrote the config which distribution brings it"
     plain = canonicalize_name(name).removeprefix("longline-")
     if found := name if name in PUBLISHED else nearest(plain, known) or nearest(plain, PUBLISHED):
         others = others if found == name else f"did you mean {found!r}?"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from typing import TYPE_CHECKING, get_args
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from longline.config.sections import Config, PluginEntry
     from longline.plan import Plan
 
+logger = logging.getLogger("longline.plugins")
+
 NEXT_HINT = "\n        "
 """Puts several hints under each other, as LonglineError prints them."""
 
@@ -50,6 +54,8 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
     plugins += more
     _refuse_claims(plugins)
     bus = Bus(plugins)  # verifies the hooks, so that `check` and `plan` find what `train` would
+    if os.environ.get("RANK", "0") == "0":  # as torchrun sets it: once is enough
+        _tell_of_idle(plugins, bus)
     measured = bus.hook.provide_trainer_class.plugins or bus.hook.post_trainer_create.plugins
     if problems := [] if measured else unmeasured(loaded):
         raise ConfigError(problems)
@@ -59,6 +65,15 @@ def load_plugins(loaded: LoadedConfig, more: Sequence[LoadedPlugin] = ()) -> lis
         if missing:
             raise ConfigError(missing)
     return plugins
+
+
+def _tell_of_idle(plugins: Sequence[LoadedPlugin], bus: Bus) -> None:
+    """Name plugins that would do nothing: most likely the author forgot what marks a hook. Not an error: `check` may be all."""
+    heard = {name for names in bus.listeners().values() for name in names}
+    for plugin in plugins:
+        cls = type(plugin.instance)
+        if plugin.name not in heard and cls.check is Plugin.check and cls.columns is Plugin.columns:
+            logger.warning("%s does nothing: it answers no hook; @hookimpl marks a method that does", plugin.label)
 
 
 def plugin_problems(loaded: LoadedConfig, plan: Plan, plugins: Sequence[LoadedPlugin]) -> list[Problem]:
@@ -170,7 +185,7 @@ def _import_remedy(info: PluginInfo, error: BaseException) -> str:
     repair = f"repair it: pip install --force-reinstall {info.distribution}; or remove {info.name!r} from plugins:"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"install what provides the module {error.name.partition('.')[0]!r}, or {repair}"
-    return repair
+    return f"--debug shows the traceback; {repair}"
 
 
 def _class_fault(found: object) -> str | None:
