@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+import yaml
+from pydantic import Field, field_validator, model_validator
 
 from longline import PluginConfig
 
@@ -18,7 +20,7 @@ class SparsityConfig(PluginConfig):
 
     targets: tuple[str, ...] | None = None
     """Which weights: names of modules or weights, `re:` and a regular expression, or classes of modules such as `Linear`. One that
-    has no zeros is an error. Left out: every matrix but the embedding, of which at least the share `least` is zeros."""
+    names no weight with zeros is an error. Left out: every matrix but the embedding of which at least `least` is zeros."""
     ignore: tuple[str, ...] = ()
     """Not these, in the same words."""
     least: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.05
@@ -26,6 +28,27 @@ class SparsityConfig(PluginConfig):
     pattern: str = "auto"
     """What the zeros must be: `2:4` and its like, at most 2 in every 4 that are not zero; `block16` and its like, squares of zeros;
     `unstructured`; or `auto`, whatever is found."""
+
+    recipe: Path | dict[str, Any] | None = None
+    """A recipe of LLMCompressor in place of `targets`: its file, or what stands in it. `ConstantPruningModifier` is applied, others
+    are refused by name."""
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _inline(cls, recipe: Any) -> Any:
+        """Text of several lines is what stands in a recipe, and no name of a file."""
+        if not isinstance(recipe, str) or "\n" not in recipe.strip():
+            return recipe
+        try:
+            return yaml.safe_load(recipe)
+        except yaml.YAMLError as error:
+            raise ValueError(f"no YAML that LLMCompressor reads: {error}") from None
+
+    @model_validator(mode="after")
+    def _one_says_where(self) -> SparsityConfig:
+        if self.recipe is not None and self.targets is not None:
+            raise ValueError("recipe and targets both say whose zeros are kept; remove one of them")
+        return self
 
     @field_validator("pattern")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,21 +22,28 @@ RATIOS = ("1:4", "2:4", "4:8")
 SIDES = (64, 32, 16, 8, 4)
 
 
-def find(model: Any, options: SparsityConfig) -> Masks:
-    """The masks of the pruned weights of a model that was just loaded.
+def find(model: Any, options: SparsityConfig, targets: Sequence[str] | None) -> Masks:
+    """The masks of the pruned weights of a model that was just loaded, of those that targets name where there are any.
 
-    Raises LonglineError where the options look and there are no zeros, or others than the pattern says.
+    Raises LonglineError where they look and there are no zeros, or others than the pattern says.
     """
+    least = options.least if targets is None else 0.0
+    named = _named_by(model, targets, options.ignore)
     masks: Masks = {}
-    for name, weight in chosen(model, options):
+    for name, weight in model.named_parameters():
+        if name not in named:
+            continue
         if not weight.dtype.is_floating_point:
             raise LonglineError(f"{name} is quantised to {weight.dtype}: its zeros cannot be kept", hint="load it unquantised")
         mask = weight.detach() != 0
-        zeros = sparsity(mask)
-        if options.targets is not None and zeros == 0:
-            raise LonglineError(f"{name} has no zeros to keep", hint="prune the model first, or take it out of targets")
-        if options.targets is not None or zeros >= options.least:
+        if sparsity(mask) >= max(least, 1 / mask.numel()):
             masks[name] = mask
+    for target in targets or ():
+        meant = [name for name, names in named.items() if _is(target, names)]
+        if masks.keys().isdisjoint(meant):
+            text = f"{target!r}: no zeros to keep in {meant[0] if meant else 'what ignore leaves of it'}"
+            more = f" and {len(meant) - 1} more" if len(meant) > 1 else ""
+            raise LonglineError(text + more, hint="prune the model first, or name others")
     if not masks:
         text = f"no weight of the model has {options.least:.0%} zeros: it is not pruned, so there is nothing to keep"
         raise LonglineError(text, hint="model.path: a pruned model; or remove sparsity from plugins:")
@@ -45,23 +52,26 @@ def find(model: Any, options: SparsityConfig) -> Masks:
     return masks
 
 
-def chosen(model: Any, options: SparsityConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights that the options name, in the model's order. Raises LonglineError for a target that names none."""
+def _named_by(model: Any, targets: Sequence[str] | None, ignored: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The matrices that targets name and `ignored` does not, with what each may be called.
+
+    Raises LonglineError for a word that names none.
+    """
     embedding = model.get_input_embeddings().weight
-    named = {name: _names_of(model, name) for name, weight in model.named_parameters() if weight.dim() >= 2}
-    for target in (*(options.targets or ()), *options.ignore):
-        if not any(_is(target, names) for names in named.values()):
-            words = {word for names in named.values() for word in names}
+    every = {name: _names_of(model, name) for name, weight in model.named_parameters() if weight.dim() >= 2}
+    for target in (*(targets or ()), *ignored):
+        if not any(_is(target, names) for names in every.values()):
+            words = {word for names in every.values() for word in names}
             hint = did_you_mean(target.removeprefix(REGEX), words, "`re:` begins a regular expression over the whole name")
             raise LonglineError(f"{target!r} is none of the model's matrices", hint=hint)
-    weights = dict(model.named_parameters())
-    for name, names in named.items():
-        if options.targets is None:
-            wanted = weights[name] is not embedding
-        else:
-            wanted = any(_is(target, names) for target in options.targets)
-        if wanted and not any(_is(target, names) for target in options.ignore):
-            yield name, weights[name]
+    others = {name for name, weight in model.named_parameters() if targets is None and weight is embedding}
+    return {
+        name: names
+        for name, names in every.items()
+        if name not in others
+        and (targets is None or any(_is(target, names) for target in targets))
+        and not any(_is(target, names) for target in ignored)
+    }
 
 
 def _names_of(model: Any, name: str) -> tuple[str, ...]:

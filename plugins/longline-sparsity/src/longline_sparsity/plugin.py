@@ -27,10 +27,11 @@ class SparsityPlugin(Plugin):
         self._masks: Mapping[str, torch.Tensor] = {}
         self._here: Mapping[str, torch.Tensor] | None = None
         self._trainer: Any = None
+        self._end: float | None = None
 
     def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
         """Refuse what has no zeros to hold."""
-        return needs.problems(config, plan)
+        return needs.problems(self.config, config, plan)
 
     def plan(self, config: Config, plan: Plan) -> Iterable[str]:
         """Which zeros are kept, and how."""
@@ -41,9 +42,11 @@ class SparsityPlugin(Plugin):
         """Find the zeros of the model that will be trained, and tell them by kind of module."""
         if role != "policy" or run.command != "train":
             return
-        from longline_sparsity import masks, report
+        from longline_sparsity import masks, recipe, report
 
-        self._masks = masks.find(model, self.config)
+        kept = recipe.read(self.config)
+        self._end = kept.end
+        self._masks = masks.find(model, self.config, kept.targets)
         counted = report.count(self._masks)
         run.fact("sparsity", *report.told(counted))
         run.hook.on_table(run=run, table=Table("sparsity", report.COLUMNS, tuple(report.rows(counted)), 0))
@@ -60,14 +63,16 @@ class SparsityPlugin(Plugin):
         """Nothing is learnt where zeros are: neither the norm nor what an optimizer keeps of gradients has to do with it."""
         from longline_sparsity import masks
 
-        masks.hold(trainer.model, self._placed(), gradients=True)
+        if not self._over():
+            masks.hold(trainer.model, self._placed(), gradients=True)
 
     @hookimpl
     def post_optimizer_step(self, trainer: Any) -> None:
         """Whatever the optimizer and other plugins did: zeros are zeros again."""
         from longline_sparsity import masks
 
-        masks.hold(trainer.model, self._placed())
+        if not self._over():
+            masks.hold(trainer.model, self._placed())
 
     @hookimpl
     def pre_log(self, logs: MutableMapping[str, float]) -> None:
@@ -80,10 +85,14 @@ class SparsityPlugin(Plugin):
     @hookimpl
     def pre_save(self, run: Run, model: Any) -> None:
         """What is saved has its zeros, also where a plugin put an average in place of the last weights."""
-        if self._masks:
+        if self._masks and not self._over():
             from longline_sparsity import masks
 
             masks.hold(model, self._placed())
+
+    def _over(self) -> bool:
+        """Whether the epoch has come at which a recipe lets go of the zeros."""
+        return self._end is not None and (self._trainer.state.epoch or 0.0) >= self._end
 
     def _placed(self) -> Mapping[str, torch.Tensor]:
         """The masks as this rank has the weights, once the trainer has placed and cut them."""

@@ -85,7 +85,7 @@ RULES: dict[str, Rule] = {
     "spectrum_*": none("plugin spectrum: pip install longline-spectrum, and convert again"),
     "dense_mixer": none("plugin densemixer: pip install longline-densemixer, and convert again"),
     **dict.fromkeys(("expert_parallel_*", "mora", "hatchery"), none("nothing")),
-    "llmcompressor": none("a tool for sparse weights, on <output_dir>/model"),
+    "llmcompressor": none("plugin sparsity: pip install longline-sparsity, and convert again"),
     "lm_eval_*": none("plugin lm-eval: pip install longline-lm-eval, and convert again"),
     "nemo_gym_*": none("method grpo with `rewards`"),
     **dict.fromkeys(
@@ -114,6 +114,7 @@ PLUGINS = {
     "axolotl.integrations.grokfast.": "plugin grokfast",
     "axolotl.integrations.spectrum.": "plugin spectrum",
     "axolotl.integrations.kernels.": "the experts as transformers computes them",
+    "axolotl.integrations.llm_compressor.": "plugin sparsity",
     "axolotl.integrations.lm_eval.": "plugin lm-eval",
     "axolotl.integrations.nemo_gym.": "method grpo with `rewards`",
 }
