@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from longline import LonglineError, Plugin, PluginConfig, hookimpl
 from longline.testing import write_tiny_model
+from longline_distill.plugin import DistillPlugin
 
 ALL = {"max_steps": 1, "logging_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 32}
 
@@ -181,3 +182,8 @@ def test_another_vocabulary_is_refused_before_a_model_is_loaded(distill, tmp_pat
 def test_a_teacher_that_is_not_there(distill, tmp_path):
     with pytest.raises(LonglineError, match="nowhere"):
         distill(teacher=str(tmp_path / "nowhere"))
+
+
+def test_it_is_well_behaved(assert_well_behaved, teacher_dir):
+    why = "made by hand it is in no config, and its method wants it there"
+    assert_well_behaved(DistillPlugin, {"teacher": str(teacher_dir)}, method="distill", skip={"contained": why})

@@ -13,6 +13,8 @@ from longline_distill.divergence import Mix
 from longline_distill.objective import Objective, out_features
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from longline import Run
     from longline_distill.config import DistillConfig
     from longline_distill.objective import View
@@ -47,7 +49,7 @@ class Applied:
         self._sums: dict[bool, torch.Tensor] = {}
         self._trainer: Any = None
 
-    def begin(self, run: Run, trainer: Any, tokenizer: Any) -> None:
+    def begin(self, run: Run, trainer: Any, tokenizer: Any, server: Sequence[Teacher]) -> None:
         """Get the teacher ready; every rank must call it."""
         self._trainer = trainer
         if self._options.teacher is not None:
@@ -59,6 +61,8 @@ class Applied:
 
             names = recorded(self._options.column) if self._options.layout == "recorded" else None
             self._teacher = ColumnTeacher(trainer, names)
+        else:
+            [self._teacher] = server
 
     def __call__(self, trainer: Any, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
         """The loss of one batch, and what the model put out."""

@@ -97,22 +97,23 @@ class DistillConfig(PluginConfig):
     on_policy: OnPolicyConfig | None = None
     """Draw answers from the student, for some batches."""
     chunk_tokens: Annotated[int, Field(ge=1)] | None = None
-    """How many tokens have logits at the same time. Left out: as many as 64 MiB of float32 logits hold."""
+    """How many tokens have logits at the same time. Left out: as many as 32 MiB of float32 logits hold, on a GPU 256."""
 
     @field_validator("teacher", mode="before")
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
+    # By values, not by what is set: a saved config writes defaults out.
     @model_validator(mode="after")
     def _belong_together(self) -> DistillConfig:
         given = [name for name in ("teacher", "server", "column") if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"needs one of teacher, server and column, and has {found}")
-        if self.column is None and "layout" in self.model_fields_set:
+        if self.column is None and self.layout != "auto":
             raise ValueError("layout belongs to column; remove it")
-        if self.divergence != "jsd" and "beta" in self.model_fields_set:
+        if self.divergence != "jsd" and self.beta != 0.5:
             raise ValueError(f"beta belongs to divergence: jsd, not to {self.divergence}; remove one of them")
         if self.temperature != 1 and self.server is not None:
             raise ValueError(

@@ -29,7 +29,7 @@ class LocalTeacher:
 
     def __init__(self, model: Any, options: DistillConfig, vocabulary: int) -> None:
         """`vocabulary`: how many ids the tokenizer has; both heads may have more rows, which are padding."""
-        self.model, self._vocabulary = model, vocabulary
+        self.model, self.vocabulary = model, vocabulary
         self._temperature, self._k = options.temperature, options.top_k
         self._kept: Any = None
         self._tap = HeadTap(model, self._keep)
@@ -58,7 +58,7 @@ class LocalTeacher:
     def known(self, logits: torch.Tensor, size: int) -> Known:
         """What logits [n, own vocabulary] say; `size` of the student's."""
         if logits.shape[1] != size:  # rows that pad an embedding have no token
-            logits = logits[:, : min(self._vocabulary, size)]
+            logits = logits[:, : min(self.vocabulary, size)]
         logs = torch.log_softmax(logits / self._temperature, 1)
         if self._k is None or self._k >= logs.shape[1]:
             return Known(None, logs)

@@ -17,8 +17,9 @@ from longline_distill.divergence import Known, Measured, Mix, measure
 if TYPE_CHECKING:
     from longline.loss.head import Transform
 
-BUDGET = 64 * 1024 * 1024
-"""Bytes of float32 logits that a chunk holds when nobody says how many tokens it has."""
+BUDGET, ELSEWHERE = 32 * 1024 * 1024, 256 * 1024 * 1024
+"""Bytes of float32 logits that a chunk holds when nobody says how many tokens it has: on a CPU, and on what has kernels to start.
+About ten tensors of that size are there at a time."""
 
 
 class View(Protocol):
@@ -48,7 +49,8 @@ class Objective:
             stop = start + len(hidden)
             return measure(transform(head(hidden)).float(), targets[start:stop], view.rows(start, stop), self.mix)
 
-        size = self._tokens or max(1, BUDGET // (4 * out_features(head)))
+        budget = BUDGET if hidden.device.type == "cpu" else ELSEWHERE
+        size = self._tokens or max(1, budget // (4 * out_features(head)))
         weights = [weight for weight in head.parameters() if weight.requires_grad]
         loss, self.sums = _InChunks.apply(part, size, torch.is_grad_enabled(), hidden, *weights)  # type: ignore[no-untyped-call]
         return loss

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from longline import Column, LonglineError, Plugin, Problem, hookimpl
+from longline import Column, Finding, LonglineError, Plugin, Problem, hookimpl
 from longline_distill.config import DistillConfig, recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from longline import Config, Plan, Run
     from longline_distill.applied import Applied
+    from longline_distill.server import ServerTeacher
 
 
 class DistillPlugin(Plugin):
@@ -24,6 +25,7 @@ class DistillPlugin(Plugin):
         super().__init__(config)
         self._applied: Applied | None = None
         self._tokenizer: Any = None
+        self._server: list[ServerTeacher] = []
 
     @property
     def claims(self) -> frozenset[str]:
@@ -47,9 +49,13 @@ class DistillPlugin(Plugin):
         return self.config.column is not None and self.config.layout != "recorded"
 
     def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
-        """Refuse another method: its loss knows no teacher."""
+        """Refuse another method, whose loss knows no teacher, and recordings that were made otherwise."""
         if config.method != "distill":
             yield Problem(f"the method is {config.method}, whose loss knows no teacher", path="method", hint="method: distill")
+        if self.config.layout == "recorded":
+            from longline_distill.recordings import problems
+
+            yield from problems(config, self.config)
 
     def plan(self, config: Config, plan: Plan) -> Iterable[str]:
         """Who teaches, and what the loss is."""
@@ -69,12 +75,19 @@ class DistillPlugin(Plugin):
 
     @hookimpl
     def post_tokenizer_load(self, run: Run, tokenizer: Any) -> None:
-        """See that the teacher has the student's vocabulary, before anything large is loaded."""
+        """See that there is a teacher with the student's vocabulary, before anything large is loaded."""
         self._tokenizer = tokenizer
-        if self.config.teacher is not None and run.command == "train":
+        if run.command != "train":
+            return
+        if self.config.teacher is not None:
             from longline_distill.local import refuse_other_vocabulary
 
             refuse_other_vocabulary(run, self.config.teacher.path, tokenizer)
+        elif self.config.server is not None:
+            from longline_distill.server import ServerTeacher
+
+            self._server.append(ServerTeacher(self.config.server, self.config.k or 1))
+            run.fact("teacher", self._server[0].model, f"at {self.config.server.url}")
 
     @hookimpl
     def provide_dataset(self, dataset: Any) -> Any:
@@ -96,12 +109,17 @@ class DistillPlugin(Plugin):
 
     @hookimpl
     def provide_collator(self, run: Run, tokenizer: Any) -> Any:
-        """The core's collator, and the teacher's answers."""
-        if not self._aligns:
+        """The core's collator, and the teacher's answers, or word to the server of what will be asked."""
+        if not self._aligns and not self._server:
             return None
+        inner = run.default("provide_collator")(tokenizer=tokenizer)
+        if self._server:
+            from longline_distill.server import Prefetching
+
+            return Prefetching(inner, self._server)
         from longline_distill.columns import Collator
 
-        return Collator(run.default("provide_collator")(tokenizer=tokenizer), self.config.k or 1)
+        return Collator(inner, self.config.k or 1)
 
     @hookimpl
     def provide_loss(self, run: Run, model: Any) -> Any:
@@ -117,7 +135,7 @@ class DistillPlugin(Plugin):
         applied = self._applied
         if applied is None or trainer.loss_function is not applied:
             raise LonglineError("not applied: another plugin provides the loss", hint="remove the other one")
-        applied.begin(run, trainer, self._tokenizer)
+        applied.begin(run, trainer, self._tokenizer, self._server)
 
     @hookimpl
     def pre_log(self, run: Run, logs: dict[str, float]) -> None:
@@ -125,9 +143,33 @@ class DistillPlugin(Plugin):
         if self._applied is not None:
             self._applied.report(logs)
 
+    def state(self) -> Mapping[str, Any] | None:
+        """Which teacher the server had."""
+        return self._server[0].state() if self._server else None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on with another teacher."""
+        if self._server:
+            self._server[0].same_as(state)
+
+    def doctor(self) -> Iterable[Finding]:
+        """Whether the server answers, and has the model."""
+        if self.config.server is None:
+            return
+        from longline_distill.client import Client, ServerError
+
+        brief = self.config.server.model_copy(update={"retries": 0, "timeout": min(5.0, self.config.server.timeout)})
+        try:
+            yield Finding("teacher", f"{brief.url} has {Client(brief, 1).model()}")
+        except ServerError as error:
+            yield Finding("teacher", error.message, "error", error.hint)
+
     @hookimpl
     def on_run_end(self) -> None:
         """Leave the model as it was, and the server alone."""
         if self._applied is not None:
             self._applied.end()
             self._applied = None
+        for teacher in self._server:
+            teacher.end()
+        self._server.clear()
