@@ -1,4 +1,4 @@
-"""A scan streams: it takes less memory than the matrix that it measures. Of 2 GB: `tox -e spectrum-memory`."""
+"""A scan streams: it takes less memory than the matrix that it measures. Of 2 GB: `tox -e spectrum_memory`."""
 
 from __future__ import annotations
 
