@@ -211,3 +211,22 @@ def test_json_and_compressed_parquet_are_not_held(tmp_path):
         count, megabytes = peak(tmp_path / name)
         assert count == len(rows)
         assert megabytes < 12, name  # of 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("rows.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        ("rows.jsonl", b"<!DOCTYPE html><html><body>404</body></html>\n", "a web page"),
+        ("rows.csv", gzip.compress(b"prompt,completion\na,b\n"), "let its name end with .gz"),
+        ("rows.jsonl.gz", gzip.compress(gzip.compress(b"{}\n")), "compressed by gzip"),
+        ("rows.json", b"PAR1\x15\x04", "let its name end with .parquet"),
+        ("rows.csv", b"PK\x03\x04\x14\x00", "save the table as .csv"),
+    ],
+)
+def test_a_file_that_is_called_otherwise_than_it_is(tmp_path, name, content, what):
+    path = written(tmp_path / name, content)
+    with pytest.raises(DataError) as told:
+        read(path)
+    assert f"{name}: it is " in told.value.message
+    assert what in f"{told.value.message} {told.value.hint}"

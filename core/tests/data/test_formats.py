@@ -1,5 +1,7 @@
 """Every format becomes the tokens and masks that it means; broken rows say what is wrong with them."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -205,7 +207,8 @@ BROKEN_CHATS = [
     ("[]", "the row is a list, not a mapping"),
     ({"other": 1}, "the field 'messages' is missing (found: other)"),
     ({"messages": None}, "the messages are null"),
-    ({"messages": "Hello"}, "the messages are a str, not a list"),
+    ({"messages": "Hello"}, "the messages are text that is no JSON"),
+    ({"messages": '"Hello"'}, "the messages are a str, not a list"),
     ({"messages": []}, "there are no messages"),
     ({"messages": ["Hello"]}, "message 1 is a str, not a mapping"),
     ({"messages": [{"content": "Hello"}]}, "message 1 has no 'role' (found: content)"),
@@ -389,3 +392,12 @@ def test_no_message_is_longer_than_a_screen(prepared, row, alike):
     assert len(said) < 3500
     assert said.count("\n") < 25
     assert "\x1b" not in said
+
+
+def test_messages_that_a_table_holds_as_text(prepared, tmp_path):
+    messages = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Four."}]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"messages": [json.dumps(messages)]}), path)
+    [text], report = prepared(str(path))
+    assert [text] == prepared([{"messages": messages}])[0]
+    assert list(report.notices) == ["messages are JSON in a text"]

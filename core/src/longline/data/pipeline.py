@@ -233,7 +233,7 @@ class SourceRun:
             return found
         if not columns:
             hint = "no row could be read, so no format can be guessed"
-            raise DataError(f"{self.where(head[0][0])}: {head[0][1]}", hint=hint)
+            raise DataError(f"{self.where(head[0][0])}: {head[0][1] or 'the row is empty'}", hint=hint)
         return formats.guess(columns, self.section.columns, path, kind, brought_by)
 
     def _learn(self, head: list[Record], reader: Reader) -> None:

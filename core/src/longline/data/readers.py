@@ -40,6 +40,25 @@ class Reading:
     tell: Callable[[str], None] = lambda seen: None
 
 
+HEAD = 64
+"""Bytes by which it is seen what a file is."""
+_PAGE = "fetch the file itself: the address leads to a page about it, or to an error"
+DISGUISED: dict[bytes, tuple[str, str, tuple[str, ...]]] = {
+    b"version https://git-lfs": ("a pointer of Git LFS, and the rows are elsewhere", "fetch them with `git lfs pull`", ()),
+    b"<!doctype html": ("a web page", _PAGE, ()),
+    b"<html": ("a web page", _PAGE, ()),
+    b"\x1f\x8b": ("compressed by gzip", "let its name end with .gz", ()),
+    b"BZh91AY&SY": ("compressed by bzip2", "let its name end with .bz2", ()),
+    b"\xfd7zXZ\x00": ("compressed by xz", "let its name end with .xz", ()),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "let its name end with .zst", ()),
+    b"PK\x03\x04": ("a zip archive, as tables of Excel are too", "unpack it, or save the table as .csv", ()),
+    b"PAR1": ("Parquet", "let its name end with .parquet", (".parquet",)),
+    b"ARROW1": ("Arrow", "let its name end with .arrow", (".arrow", ".ipc", ".feather")),
+    b"SQLite format 3": ("a database of SQLite", "write its rows into a .jsonl or .csv file", ()),
+}
+"""First bytes of files that are called otherwise than they are: what each is, what to do, and the endings that fit it."""
+
+
 def _zstd(path: Path) -> IO[bytes]:
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd"))
 
@@ -62,6 +81,7 @@ def read_file(path: Path, how: Reading) -> Iterator[Record]:
         raise DataError(f"{name}: can't tell what kind of file this is", hint=f"known endings: {' '.join(READERS)}")
     try:
         with _opened(path, kind[1]) as stream:
+            _refuse_disguised(stream.peek(HEAD)[:HEAD], *kind, name)  # type: ignore[attr-defined]
             if kind[0] in TEXTS:
                 stream, seen = as_utf8(stream, how.encoding, name)
                 how.tell(seen)
@@ -80,6 +100,14 @@ def is_padded(name: str) -> bool:
 def _opened(path: Path, compression: str) -> Iterator[IO[bytes]]:
     with COMPRESSED[compression](path) if compression else path.open("rb") as stream:
         yield stream
+
+
+def _refuse_disguised(head: bytes, suffix: str, compression: str, name: str) -> None:
+    """Refuse a file whose first bytes are those of another kind than its name says: what it is tells what to do."""
+    for magic, (what, hint, endings) in DISGUISED.items():
+        own = suffix in endings or (not compression and suffix in (".txt", ".text") and magic.startswith(b"<"))
+        if head.lower().startswith(magic.lower()) and not own:
+            raise DataError(f"{name}: it is {what}, by its first bytes", hint=hint)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, str | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,8 @@ class ChatReader:
         """A list of raw messages as ours, and for each whether it says itself to be learnt. Raises RowError."""
         if raw is None:
             raise RowError("the messages are null")
+        if isinstance(raw, str):
+            raw = self._of_text(raw)
         if not isinstance(raw, list):
             raise RowError(f"the messages are a {type(raw).__name__}, not a list")
         if not raw:
@@ -121,6 +124,16 @@ class ChatReader:
             messages.append(message)
             overrides.append(override)
         return messages, overrides
+
+    def _of_text(self, text: str) -> Any:
+        """A list of messages that a table holds as JSON. Raises RowError."""
+        try:
+            found = json.loads(text)
+        except ValueError:
+            hint = "json.dumps writes a list into a table so that it can be read again; str does not"
+            raise RowError("the messages are text that is no JSON", hint) from None
+        self._notes.add("messages are JSON in a text", warns=False)
+        return found
 
     # --- one message ------------------------------------------------------------------------------
 
