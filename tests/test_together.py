@@ -9,11 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ import pytest
 from safetensors.torch import load_file
 
 from longline import methods
-from longline.testing import chat
+from longline.testing import chat, serve
 
 ROOT = Path(__file__).parents[1]
 LONGLINE = [sys.executable, "-m", "longline"]
@@ -44,25 +41,11 @@ def kit(plugin: str) -> Any:
 LARK, SWANLAB = kit("lark"), kit("swanlab")
 
 
-@contextmanager
-def serving(server: Any, handler: Any) -> Iterator[Any]:
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    http.daemon_threads = True
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.release.set()
-        http.shutdown()
-        http.server_close()
-
-
 @pytest.fixture
 def lark() -> Iterator[Any]:
     """Verifies signatures as Lark does."""
     server = LARK.LarkServer()
-    with serving(server, LARK.handler(server)):
+    with serve(LARK.handler(server), server.release) as server.url:
         yield server
 
 
@@ -70,7 +53,7 @@ def lark() -> Iterator[Any]:
 def cloud() -> Iterator[Any]:
     """Plays SwanLab's server for the real client."""
     server = SWANLAB.Cloud()
-    with serving(server, SWANLAB.handler(server)):
+    with serve(SWANLAB.handler(server), server.release) as server.url:
         yield server
 
 

@@ -334,7 +334,8 @@ def test_what_only_two_ranks_show_in_the_checklist(assert_well_behaved, module):
     assert "FAILED    state        there, too, the run is the one without interruption" in told
     silent = told.partition("FAILED    silent")[2].split()
     assert " ".join(silent).endswith(
-        "rank 1 prints 'drifting' rank 1 writes whole/drift-1.txt rank 1 writes parts/drift-1.txt look at run.is_main first"
+        "rank 1 prints 'drifting' (drift_watch.py:9) rank 1 writes whole/drift-1.txt (drift_watch.py:10) "
+        "rank 1 writes parts/drift-1.txt (drift_watch.py:10) look at run.is_main first"
     ), told
 
 

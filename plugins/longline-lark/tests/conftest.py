@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+
+from longline.testing import serve
 
 SECRET = "s3cr3t-of-the-bot"
 TOKEN = "f00dcafe-0123-4567-89ab-token0fthebot"
@@ -206,16 +208,9 @@ def handler(lark: LarkServer) -> type[BaseHTTPRequestHandler]:
 def lark() -> Iterator[LarkServer]:
     """A server on a free port of this machine; `url` is the webhook of its bot."""
     server = LarkServer()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler(server))
-    http.daemon_threads = True
-    server.url = f"http://127.0.0.1:{http.server_port}/open-apis/bot/v2/hook/{TOKEN}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.release.set()
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serve(handler(server), server.release) as url:
+        server.url = f"{url}/open-apis/bot/v2/hook/{TOKEN}"
+        yield server
 
 
 @pytest.fixture

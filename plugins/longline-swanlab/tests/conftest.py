@@ -14,12 +14,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+
+from longline.testing import serve
 
 KEY = "k3y-of-the-account-0123456789"
 OTHER_SECRET = "s3cr3t-of-another-plugin"
@@ -156,16 +158,8 @@ def handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
 def cloud() -> Iterator[Cloud]:
     """A server on a free port of this machine; `url` is its api_host."""
     server = Cloud()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler(server))
-    http.daemon_threads = True
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.release.set()
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serve(handler(server), server.release) as server.url:
+        yield server
 
 
 def free_port() -> int:

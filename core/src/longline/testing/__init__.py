@@ -46,6 +46,7 @@ from longline.testing.servers import (
     Request,
     Server,
     openai_server,
+    serve,
     webhook,
 )
 from longline.testing.tiny import (
@@ -93,6 +94,7 @@ __all__ = [
     "run_config",
     "run_longline",
     "run_process",
+    "serve",
     "summarise",
     "tiny_model_dir",
     "tiny_tokenizer",

@@ -112,8 +112,10 @@ class Watcher:
 
     def note(self, what: str) -> None:
         """Something was done; it counts if the plugin's code is among those who did it."""
-        if what not in self.seen and any(_package(frame) == self.package for frame in _callers()):
-            self.seen.append(what)
+        frame = next((frame for frame in _callers() if _package(frame) == self.package), None)
+        if frame is not None:
+            told = f"{what} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+            self.seen += [] if told in self.seen else [told]
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in CONNECTS:

@@ -79,18 +79,28 @@ class Server:
     @contextmanager
     def serving(self) -> Iterator[Server]:
         """Serve on a free port of this machine; `url` tells where."""
-        http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{http.server_port}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with serve(_handler(self), self._end) as self.url:
             yield self
-        finally:
-            self._end.set()
-            http.shutdown()
-            http.server_close()
-            thread.join()
+
+
+@contextmanager
+def serve(handler: type[BaseHTTPRequestHandler], end: threading.Event | None = None) -> Iterator[str]:
+    """Serve with a handler of your own on a free port of this machine, for a block that gets the url.
+
+    `end` is set first when the block is left, for handlers that let a request wait.
+    """
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    http.daemon_threads = True
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}"
+    finally:
+        if end is not None:
+            end.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
