@@ -146,6 +146,16 @@ def test_a_task_that_fails_takes_nothing_else_along(run_longline, tasks, broken)
     assert read(outcome.output_dir)["results"].keys() == {"fish_text"}
 
 
+def test_a_signal_ends_it_and_leaves_the_model_and_what_is_done(run_longline, tasks, broken):
+    (tasks / "faults.py").write_text(
+        "import signal\ndef broken(doc, results):\n    signal.raise_signal(signal.SIGINT)\n    return {'exact_match': 0}\n"
+    )
+    outcome = run_longline(plugins=[plugin(tasks, "fish_text", broken, "fish")], trainer={"max_steps": 1})
+    assert (outcome.result.status, outcome.result.exit_code) == ("interrupted", 130)
+    assert read(outcome.output_dir)["results"].keys() == {"fish_text"}
+    assert (outcome.output_dir / "model" / "model.safetensors").is_file()
+
+
 def test_a_group_without_one_of_its_tasks_has_no_sum(run_longline, tasks, broken):
     (tasks / "more.yaml").write_text("group: more\ntask: [broken, fish_choice]\naggregate_metric_list: [{metric: acc}]\n")
     tracker = MemoryTracker()

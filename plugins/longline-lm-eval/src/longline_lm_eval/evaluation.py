@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from longline import LonglineError
+from longline.errors import Interrupted
 from longline_lm_eval import memory
 from longline_lm_eval.ranks import OtherRankFailedError, Team
 from longline_lm_eval.upstream import merge_parts, quiet
@@ -67,12 +68,12 @@ class Evaluation:
             self.team.exchange("done")
         except OtherRankFailedError as error:
             self.failed[name] = str(error)
+        except (Interrupted, KeyboardInterrupt):
+            self.team.fail("stopped")
+            raise
         except Exception as error:
             self.failed[name] = _why(error)
             self.team.fail(self.failed[name])
-        except BaseException:
-            self.team.fail("stopped")
-            raise
 
     def _one(self, lm: Any, name: str) -> None:
         from lm_eval import simple_evaluate

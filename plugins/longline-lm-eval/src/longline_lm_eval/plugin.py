@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longline import Finding, LonglineError, Plugin, Table, hookimpl
+from longline.errors import Interrupted
 from longline.upstream import untested
 from longline_lm_eval import needs, results
 from longline_lm_eval.config import LmEvalConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from longline import Config, Plan, Problem, Run
     from longline_lm_eval.evaluation import Evaluation
@@ -117,10 +119,12 @@ class LmEvalPlugin(Plugin):
             raise LonglineError(f"apply_chat_template: the tokenizer has no template {wanted!r}: {has}", hint=hint)
 
     @hookimpl
-    def post_trainer_create(self, run: Run, trainer: Any) -> None:
-        """Ask to be called at checkpoints."""
+    def on_train_begin(self, run: Run, trainer: Any) -> None:
+        """Ask to be called at checkpoints; not before, so that the core has its turn first and a signal is known."""
         if self.config.every is not None:
-            trainer.add_callback(_at_checkpoints(self, run, trainer))
+            from longline_lm_eval.checkpoints import AtCheckpoints
+
+            trainer.add_callback(AtCheckpoints(self, run, trainer))
 
     @hookimpl
     def on_trained(self, run: Run, trainer: Any) -> None:
@@ -129,15 +133,39 @@ class LmEvalPlugin(Plugin):
             self._evaluate(run, trainer, run.plan.model_dir.name, self.config.model)
 
     def at_checkpoint(self, run: Run, trainer: Any) -> None:
-        """Evaluate at the first checkpoint after each `every` steps, but not what is evaluated again when it is saved."""
+        """Evaluate if it is the first checkpoint after `every` steps, and was not; a callback's exception would end the run."""
         step, every = trainer.state.global_step, self.config.every or 1
-        due = step // every > self._last // every
+        folder = f"checkpoint-{step}"
+        due = step // every > self._last // every and not (self._place(run) / folder / results.FILE).is_file()
+        if not self._agreed(run, due):
+            return
         self._last = step
-        if due and not (self.config.post_train and step >= trainer.state.max_steps):
-            try:
-                self._evaluate(run, trainer, f"checkpoint-{step}", None)
-            except Exception as error:  # a callback's would end the run
-                run.alert("no evaluation", f"lm-eval at checkpoint-{step}: {type(error).__name__}: {error}", "error")
+        try:
+            self._evaluate(run, trainer, folder, None)
+        except Interrupted:
+            raise
+        except Exception as error:
+            run.alert("no evaluation", f"lm-eval at {folder}: {type(error).__name__}: {error}", "error")
+
+    @staticmethod
+    def _agreed(run: Run, due: bool) -> bool:
+        """What the main rank says, which alone knows what was kept in a checkpoint."""
+        from longline_lm_eval.ranks import Team
+
+        with Team.of(run, shares=False) as team:
+            said: bool = team.exchange("due", due)[0]
+        return said
+
+    def state(self) -> dict[str, int] | None:
+        """The step of the last evaluation: one that a signal kept from being made is made when the run goes on."""
+        return {"last": self._last} if self.config.every else None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know it again; none was made with a config that had no `every`."""
+        self._last = state.get("last", 0)
+
+    def _place(self, run: Run) -> Path:
+        return self.config.output or run.output_dir / FOLDER
 
     def _evaluate(self, run: Run, trainer: Any, folder: str, other: str | None) -> None:
         """Evaluate, on every rank; where the main one does it alone, the others wait."""
@@ -180,7 +208,7 @@ class LmEvalPlugin(Plugin):
         """Write, print and raise what came of it; what failed is told, and ends a strict run."""
         if run.is_main and made.results:
             rows = results.rows(made.results)
-            path = results.write(made.results, made.tracker, (self.config.output or run.output_dir / FOLDER) / folder)
+            path = results.write(made.results, made.tracker, self._place(run) / folder)
             click.echo("\n".join([f"lm-eval of {folder}, written to {path}", *(f"  {line}" for line in results.lines(rows))]))
             run.hook.on_table(run=run, table=Table(FOLDER, results.COLUMNS, tuple(rows), run.summary.steps))
         for name, why in made.failed.items():
@@ -193,17 +221,3 @@ def _tested() -> dict[str, str]:
     from longline_lm_eval.upstream import TESTED
 
     return TESTED
-
-
-def _at_checkpoints(plugin: LmEvalPlugin, run: Run, trainer: Any) -> Any:
-    """A callback of the trainer, which every rank calls when a checkpoint is complete; the hook of it is the main rank's alone."""
-    from transformers import TrainerCallback
-
-    class AtCheckpoints(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            plugin._last = state.global_step
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            plugin.at_checkpoint(run, trainer)
-
-    return AtCheckpoints()

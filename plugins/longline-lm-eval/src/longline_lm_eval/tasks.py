@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from longline import ConfigError
+from longline.errors import Interrupted
 from longline_lm_eval import names, needs
 from longline_lm_eval.upstream import quiet
 
@@ -43,6 +44,8 @@ def load(options: LmEvalConfig) -> Loaded:
         for name in _expanded(options.tasks, loaded.manager):
             try:
                 found = loaded.manager.load([name])
+            except Interrupted:
+                raise
             except Exception as error:
                 _skip(loaded, name, error, options)
             else:
