@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+DISCOVERY = "core/src/longline/plugins/discovery.py"
 PLUGINS = {folder.name for folder in DISTRIBUTIONS[1:]}
 each = pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda folder: folder.name)
 
@@ -57,6 +58,7 @@ def test_the_next_number_and_a_new_plugin_reach_every_file(tmp_path: Path):
         ROOT / "pyproject.toml",
         *(folder / "pyproject.toml" for folder in DISTRIBUTIONS),
         ROOT / "release" / "fields.py",
+        ROOT / DISCOVERY,
     ]:
         (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
@@ -69,7 +71,7 @@ def test_the_next_number_and_a_new_plugin_reach_every_file(tmp_path: Path):
     table = '[project]\nname = "longline-tide"\nversion = "9"\ndependencies = ["longline>=0.1"]\n'
     (tide / "pyproject.toml").write_text(f'{table}\n[project.entry-points.longline]\ntide = "longline_tide:Tide"\n')
 
-    assert fields(tmp_path, "--check").stderr.count("is stale") == len(DISTRIBUTIONS) + 1
+    assert fields(tmp_path, "--check").stderr.count("is stale") == len(DISTRIBUTIONS) + 2
     assert fields(tmp_path).returncode == 0
     assert fields(tmp_path, "--check").returncode == 0
     for folder in [*(tmp_path / folder.relative_to(ROOT) for folder in DISTRIBUTIONS), tide]:
@@ -80,6 +82,7 @@ def test_the_next_number_and_a_new_plugin_reach_every_file(tmp_path: Path):
         found = requirements([*now["dependencies"], *now.get("optional-dependencies", {}).get("all", ())])
         ours = {name: str(item.specifier) for name, item in found.items() if name.startswith("longline")}
         assert ours == dict.fromkeys([*PLUGINS, "longline-tide"] if place == "core" else ["longline"], "<4,>=3.4")
+    assert '    "tide",\n' in (tmp_path / DISCOVERY).read_text()
     markers = {name: item.marker for name, item in extras(ROOT / "core")["all"].items()}
     assert {**markers, "longline-tide": None} == {name: item.marker for name, item in extras(tmp_path / "core")["all"].items()}
 

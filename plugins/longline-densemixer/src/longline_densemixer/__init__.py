@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longline_densemixer.config import DenseMixerConfig
 
-__version__ = "0.1.0"
-__all__ = ["DenseMixerConfig", "__version__"]
+__all__ = ["DenseMixerConfig"]
 
 
 def __getattr__(name: str) -> Any:
