@@ -130,10 +130,10 @@ def test_a_preference_method_trains_with_it(run_longline, mixture_dir, preferenc
     ("more", "text"),
     [
         ({}, "model.path: densemixer: not applied: a model of type llama is dense: it has no mixture of experts"),
-        ({"trainer": {"torch_compile": True}}, "densemixer beside trainer.torch_compile is not shown to be right"),
+        ({"trainer": {"torch_compile": True}}, "densemixer: not shown to be right beside trainer.torch_compile"),
         (
             {"trainer": {"deepspeed": {"zero_optimization": {"stage": 3}}}},
-            "densemixer beside DeepSpeed ZeRO-3 is not shown to be right",
+            "densemixer: not shown to be right beside DeepSpeed ZeRO-3",
         ),
     ],
     ids=["dense", "compiled", "zero-3"],

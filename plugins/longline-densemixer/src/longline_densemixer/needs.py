@@ -42,10 +42,10 @@ def problems(config: Config, plan: Plan) -> Iterator[Problem]:
     if mixture and mixture.refusal:
         yield Problem(f"not applied: {mixture.refusal}", path="model.path", hint=f"{REMOVE} it is for mixtures of experts")
     if plan.trainer_args.get("torch_compile"):
-        text = "densemixer beside trainer.torch_compile is not shown to be right: hooks between router and experts break its graphs"
+        text = "not shown to be right beside trainer.torch_compile: hooks between router and experts break its graphs"
         yield Problem(text, path="trainer.torch_compile", hint=f"remove torch_compile, or {REMOVE}")
     if _stage(plan.trainer_args.get("deepspeed")) == 3:
-        text = "densemixer beside DeepSpeed ZeRO-3 is not shown to be right: the backward pass runs experts"
+        text = "not shown to be right beside DeepSpeed ZeRO-3: the backward pass runs experts, whose weights are elsewhere then"
         yield Problem(text, path="trainer.deepspeed", hint=f"take trainer.fsdp: true, or {REMOVE}")
 
 
@@ -88,7 +88,7 @@ def of_config(whole: Mapping[str, Any]) -> Mixture | None:
     """What a config tells; None of a type that the installed transformers does not have."""
     text = whole.get("text_config")
     config = {**whole, **text} if isinstance(text, Mapping) else whole
-    names = [item.get("model_type") for item in (config, whole) if isinstance(item.get("model_type"), str)]
+    names = [name for item in (config, whole) if isinstance(name := item.get("model_type"), str)]
     known = upstream.folders()
     if not names or not any(name in known for name in names):
         return None

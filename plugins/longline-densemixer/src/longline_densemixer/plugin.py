@@ -84,11 +84,10 @@ class DenseMixerPlugin(Plugin):
             layer.attach()
         later = layers.probe(trainer.model, self._layers)
         rows = _rows(self._layers)
-        known = sum(layer.kind is not None for layer in self._layers)
         why = (
-            f"their rules give the weights of all {known} routers that text reaches"
-            if not later
-            else f"found at the first step: {later}"
+            f"found at the first step: {later}"
+            if later
+            else f"on {layers.TOKENS} tokens it gives the weights of the routers themselves"
         )
         run.fact("densemixer", f"{len(self._layers)} layers: {', '.join(dict.fromkeys(row[2] for row in rows))}", why)
         if run.is_main:
