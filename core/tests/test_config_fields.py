@@ -180,6 +180,13 @@ def test_values_reach_the_library_in_its_own_type(line: str, expected: object) -
         ("max_steps: true", "5:14: trainer.max_steps: expected a whole number, got true"),
         ("bf16: maybe", '5:9: trainer.bf16: expected true or false, got "maybe"'),
         ("bf16: 2", "5:9: trainer.bf16: expected true or false, got 2"),
+        ("seed: 99999999999", "5:9: trainer.seed: must be at most 4294967295, got 99999999999"),
+        ("max_steps: 0", "5:14: trainer.max_steps: must be at least 1, or -1 for whole epochs, got 0"),
+        ("adam_beta2: 1.0", "5:15: trainer.adam_beta2: must be less than 1, got 1.0"),
+        (
+            "per_device_train_batch_size: 1e30",
+            "5:32: trainer.per_device_train_batch_size: must be at most 9223372036854775807, got 1000000000000000019884624838656",
+        ),
         ("num_train_epochs: 0", "5:21: trainer.num_train_epochs: must be greater than 0, got 0"),
         ("save_total_limit: no", '5:21: trainer.save_total_limit: expected a whole number or nothing, got "no"'),
         (
@@ -231,6 +238,8 @@ def test_the_nearest_optimizer_begins_alike() -> None:
     [
         ("lora_alfa: 4", "4:11: adapter.lora_alfa: unknown field (did you mean `lora_alpha`?)"),
         ("rr: 4", "4:11: adapter.rr: unknown field (did you mean `r`?)"),
+        ("lora_alpha: 0", "4:23: adapter.lora_alpha: must be greater than 0, got 0"),
+        ("lora_dropout: 1.5", "4:25: adapter.lora_dropout: must be at most 1, got 1.5"),
         ("lora_dropout: high", '4:25: adapter.lora_dropout: expected a number, got "high"'),
         ("bias: everything", '4:17: adapter.bias: "everything" is not one of none, all, lora_only'),
         ("task_type: CAUSAL_LM", "4:11: adapter.task_type: is not set here (Longline sets it)"),

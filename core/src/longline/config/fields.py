@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -67,8 +68,17 @@ _AT_LEAST: dict[str, float] = {
     "warmup_steps": 0,
     "dataloader_num_workers": 0,
     "seed": 0,
+    "data_seed": 0,
+    "eval_accumulation_steps": 1,
+    "lora_dropout": 0,
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"), 0),
 }
-_ABOVE: dict[str, float] = {"num_train_epochs": 0, "logging_steps": 0, "save_steps": 0, "eval_steps": 0, "save_total_limit": 0}
+_ABOVE: dict[str, float] = {
+    **dict.fromkeys(("num_train_epochs", "logging_steps", "save_steps", "eval_steps", "save_total_limit"), 0),
+    "lora_alpha": 0,  # which the adapter is multiplied by
+}
+_AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "data_seed": 2**63 - 1, "lora_dropout": 1, "label_smoothing_factor": 1}
+_BELOW: dict[str, float] = {"adam_beta1": 1, "adam_beta2": 1}
 _WORDS: dict[str, tuple[str, ...]] = {
     "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
     "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
@@ -388,4 +398,11 @@ def _in_range(name: str, value: Any, node: Node, path: str) -> list[Problem]:
         return [Problem(f"must be at least {_AT_LEAST[name]:g}, got {shown(node)}", path, str(node.focus))]
     if name in _ABOVE and value <= _ABOVE[name]:
         return [Problem(f"must be greater than {_ABOVE[name]:g}, got {shown(node)}", path, str(node.focus))]
+    most = _AT_MOST.get(name, sys.maxsize if isinstance(value, int) else math.inf)
+    if value > most:
+        return [Problem(f"must be at most {most}, got {shown(node)}", path, str(node.focus))]
+    if name in _BELOW and value >= _BELOW[name]:
+        return [Problem(f"must be less than {_BELOW[name]:g}, got {shown(node)}", path, str(node.focus))]
+    if name == "max_steps" and value < 1 and value != -1:
+        return [Problem(f"must be at least 1, or -1 for whole epochs, got {shown(node)}", path, str(node.focus))]
     return []
