@@ -48,6 +48,8 @@ def command(target: str, overrides: tuple[str, ...], base: bool, checkpoint: str
 
     chosen = _choose(target, overrides, given, base=base, checkpoint=checkpoint)
     options = chosen.options
+    if place := chosen.place():
+        results.require_writable(place)
     loaded = tasks.load(options)
     for name, why in loaded.skipped.items():
         click.echo(f"warning: the task {name} is left out: {why}", err=True)
@@ -55,7 +57,7 @@ def command(target: str, overrides: tuple[str, ...], base: bool, checkpoint: str
     made = _evaluated(chosen, loaded)
     if made.results:
         click.echo("\n".join(f"  {line}" for line in results.lines(results.rows(made.results))))
-        if place := chosen.place():
+        if place:
             click.echo(f"  written to {results.write(made.results, made.tracker, place)}")
     for name, why in made.failed.items():
         click.echo(f"error: {name} has no result: {why}", err=True)
@@ -114,15 +116,14 @@ def _options(found: Target, given: dict[str, Any]) -> LmEvalConfig:
     said = {name: value for name, value in given.items() if value not in (None, ())}
     if isinstance(said.get("include_path"), tuple):
         said["include_path"] = list(said["include_path"])
-    if str(said.get("batch_size", "")).isdigit():
-        said["batch_size"] = int(said["batch_size"])
     values = {**(own.model_dump() if own else {}), **said}
     if "tasks" not in values:
         raise ConfigError("no task is named", hint="--tasks hellaswag,arc_easy, or the plugin's options in the config")
     try:
         return LmEvalConfig(**values)
     except ValidationError as error:
-        faults = "; ".join(f"--{str(fault['loc'][0]).replace('_', '-')}: {fault['msg']}" for fault in error.errors())
+        told = {str(fault["loc"][0]).replace("_", "-"): fault["msg"].removeprefix("Value error, ") for fault in error.errors()}
+        faults = "; ".join(f"--{name}: {text}" for name, text in told.items())
         raise ConfigError(faults) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,14 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _size(value: Any) -> Any:
+    """A number, which a command line has as text, or the harness's word for finding one."""
+    number = int(value) if str(value).isdigit() and not isinstance(value, bool) else 0
+    if number < 1 and not re.fullmatch(r"auto(:[1-9]\d*)?", str(value)):
+        raise ValueError("is a number from 1, `auto`, or `auto:N`")
+    return number or value
+
+
 class LmEvalConfig(PluginConfig):
     """What is evaluated, when, and how."""
 
@@ -29,7 +38,7 @@ class LmEvalConfig(PluginConfig):
     """Folders with YAML tasks of your own."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """How many examples stand before a question; left out, as each task has it."""
-    batch_size: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^auto(:\d+)?$")] = "auto"
+    batch_size: Annotated[int | str, BeforeValidator(_size)] = "auto"
     """Requests at a time; auto: as many as the device has memory for, 8 on a CPU or with sharded weights."""
     limit: Annotated[float, Field(gt=0)] | None = None
     """Only the first rows of each task: how many, or below 1 which share of them."""

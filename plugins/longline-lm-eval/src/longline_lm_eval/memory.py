@@ -50,6 +50,8 @@ def _merged(model: Any) -> Iterator[None]:
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if not hasattr(model, "merge_adapter"):
+        raise LonglineError("merged: this model has no adapter", hint="leave merged out")
     owners: dict[int, int] = {}
     for module in model.modules():
         for weight in module.parameters(recurse=False):

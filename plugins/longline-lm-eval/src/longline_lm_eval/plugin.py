@@ -92,6 +92,8 @@ class LmEvalPlugin(Plugin):
             return
         from longline_lm_eval import tasks
 
+        if run.is_main and self.config.output:
+            results.require_writable(self.config.output)
         self._loaded = tasks.load(self.config)
         for name, why in self._loaded.skipped.items():
             run.alert("a task is left out", f"lm-eval cannot ask {name}: {why}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from longline import LonglineError
+from longline import ConfigError, LonglineError
 
 if TYPE_CHECKING:
     from longline.events import Cell
@@ -54,6 +54,15 @@ def lines(made: list[tuple[Cell, ...]]) -> list[str]:
 
 def _shown(cell: Cell) -> str:
     return "" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise ConfigError where results could not be written: before hours of work and not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryDirectory(dir=folder).cleanup()
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror or error}", hint="check output") from error
 
 
 def write(results: dict[str, Any], tracker: Any, folder: Path) -> Path:
