@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,8 @@ from safetensors.torch import load_file
 from longline import Plugin, hookimpl
 from longline.errors import ConfigError, ModelError, TrainingError
 from longline.plugins import PluginConfig
-from longline.testing import HookRecorder, chat
+from longline.testing import HookRecorder, chat, fail_at
 from longline.trainers.trainer import _unscaled
-
-
-class StopAt(Plugin):
-    """Sends this process a real signal after a step."""
-
-    def __init__(self, step: int, signum: int = signal.SIGINT) -> None:
-        super().__init__(PluginConfig())
-        self.step, self.signum = step, signum
-
-    @hookimpl
-    def on_step_end(self, step):
-        if step == self.step:
-            signal.raise_signal(self.signum)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -162,7 +148,7 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_bits(run_longline, ru
     }
     whole = run_longline(run_config(**common, output_dir=str(tmp_path / "whole")))
     config = run_config(**common, output_dir=str(tmp_path / "parts"))
-    first = run_longline(config, plugins=[StopAt(stop_at)])
+    first = run_longline(config, plugins=[fail_at("on_step_end", stop_at, "SIGINT")])
     assert (first.result.status, first.result.exit_code) == ("interrupted", 130)
     assert (first.output_dir / f"checkpoint-{stop_at}").is_dir()
     assert not (first.output_dir / "model").exists()

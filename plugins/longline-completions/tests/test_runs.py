@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from longline import Plugin, PluginConfig, hookimpl
 from longline.cli import run_cli
 from longline.plugins import HookError, LoadedPlugin
-from longline.testing import HookRecorder
+from longline.testing import HookRecorder, fail_at
 from longline_completions.config import CompletionsConfig
 from longline_completions.plugin import CompletionsPlugin
 
@@ -48,19 +47,6 @@ class Fail(Plugin):
     def pre_optimizer_step(self, step):
         if step == self.step:
             raise RuntimeError("the cable broke")
-
-
-class Stop(Plugin):
-    """Sends this process a real signal at the end of a step."""
-
-    def __init__(self, step: int, signum: int = signal.SIGINT) -> None:
-        super().__init__(PluginConfig())
-        self.step, self.signum = step, signum
-
-    @hookimpl
-    def on_step_end(self, step):
-        if step == self.step:
-            os.kill(os.getpid(), self.signum)
 
 
 # --- how a run ends -------------------------------------------------------------------------------------------------------------
@@ -96,7 +82,7 @@ def test_a_run_that_crashes(run_longline, kit, dpo, tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped(run_longline, kit, dpo, signum):
     shown = kit.Shown()
-    outcome = run_longline(plugins=[shown, plugin(), Stop(3, signum)], **dpo)
+    outcome = run_longline(plugins=[shown, plugin(), fail_at("on_step_end", 3, signum.name)], **dpo)
     assert outcome.result.exit_code == 128 + signum
     assert tables(outcome.output_dir) == {"step-000003.parquet": [1, 1, 2, 2, 3, 3]}
     assert shown.steps() == [[1, 1, 2, 2, 3, 3]]
@@ -127,7 +113,7 @@ def all_steps(folder: Path) -> list[int]:
 
 def test_after_a_stop_it_goes_on_and_each_row_is_there_once(run_longline, run_config, kit, dpo):
     config = run_config(trainer=SAVING, **dpo)
-    run_longline(config, plugins=[plugin(every=4), Stop(6)])
+    run_longline(config, plugins=[plugin(every=4), fail_at("on_step_end", 6, "SIGINT")])
     shown = kit.Shown()
     outcome = run_longline(config, plugins=[plugin(every=4), shown], resume="last")
     assert list(tables(outcome.output_dir)) == ["step-000004.parquet", "step-000006.parquet", "step-000008.parquet"]

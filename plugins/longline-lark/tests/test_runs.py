@@ -18,6 +18,7 @@ from longline import Alert, Plugin, PluginConfig, hookimpl
 from longline.config.loader import load_config
 from longline.plugins import LoadedPlugin
 from longline.run import train
+from longline.testing import at_step
 from longline_lark.config import LarkConfig
 from longline_lark.plugin import LarkPlugin
 
@@ -27,19 +28,6 @@ TOKEN = "f00dcafe-0123-4567-89ab-token0fthebot"
 
 def plugin(lark, **options) -> LarkPlugin:
     return LarkPlugin(LarkConfig(webhook_url=lark.url, **{"secret": SECRET, "timeout": 5, **options}))
-
-
-class At(Plugin):
-    """Does something at the end of step 3."""
-
-    def __init__(self, what) -> None:
-        super().__init__(PluginConfig())
-        self.what = what
-
-    @hookimpl
-    def on_step_end(self, run, step):
-        if step == 3:
-            self.what(run)
 
 
 class Breaks(Plugin):
@@ -97,11 +85,11 @@ def test_a_run_that_fails_tells_the_last_lines(lark, run_longline, caplog):
 
 
 def test_a_bug_is_told_with_the_end_of_its_traceback(lark, run_longline):
-    def explode(run):
+    def explode(run, step):
         raise SystemError("deep inside a library")
 
     with pytest.raises(Exception, match="deep inside"):
-        run_longline(plugins=[plugin(lark), LoadedPlugin.of(At(explode), on_error="raise")])
+        run_longline(plugins=[plugin(lark), at_step(3, explode, on_error="raise")])
     assert lark.titles == ["run: started", "run: failed"]
     assert "SystemError: deep inside a library" in lark.text()
 
@@ -118,7 +106,7 @@ def test_a_run_that_fails_before_training(lark, run_longline, tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_by_a_signal(lark, run_longline, signum):
-    outcome = run_longline(plugins=[plugin(lark), At(lambda run: signal.raise_signal(signum))])
+    outcome = run_longline(plugins=[plugin(lark), at_step(3, lambda run, step: signal.raise_signal(signum))])
     assert outcome.result.status == "interrupted"
     quiet(lark)
     assert lark.titles == ["run: started", "run: interrupted"]
@@ -127,9 +115,9 @@ def test_a_run_that_is_stopped_by_a_signal(lark, run_longline, signum):
 
 def test_a_resumed_run_says_so(lark, run_longline, run_config):
     save = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    stop = At(lambda run: signal.raise_signal(signal.SIGINT))
+    stop = at_step(3, lambda run, step: signal.raise_signal(signal.SIGINT))
     run_longline(plugins=[plugin(lark), stop], trainer=save)
-    run_longline(plugins=[plugin(lark), At(lambda run: None)], trainer=save, resume="last")
+    run_longline(plugins=[plugin(lark), at_step(3, lambda run, step: None)], trainer=save, resume="last")
     assert lark.titles == ["run: started", "run: interrupted", "run: started", "run: completed"]
     assert lark.facts(2)["Steps"] == "3 of 4, resumed"
 
@@ -209,21 +197,21 @@ def test_a_loss_that_is_no_number(lark, run_longline):
         def on_train_begin(self, trainer):
             held.append(trainer)
 
-    def spoil(run):
+    def spoil(run, step):
         next(iter(held[0].model.parameters())).data.fill_(float("nan"))
 
-    run_longline(plugins=[plugin(lark, rules=["nan"]), Holds(PluginConfig()), At(spoil)], nonfinite_loss="continue")
+    run_longline(plugins=[plugin(lark, rules=["nan"]), Holds(PluginConfig()), at_step(3, spoil)], nonfinite_loss="continue")
     assert lark.titles == ["run: started", "run: nan", "run: completed"]
     assert "is NaN" in lark.text(1)
     assert lark.facts(2)["loss"] == "NaN"
 
 
 def test_alerts_of_others_are_passed_on_and_repetition_is_held_back(lark, run_longline):
-    def shout(run):
+    def shout(run, step):
         for index in range(50):
             run.hook.on_alert(run=run, alert=Alert("too hot", f"{index} degrees, key {SECRET}", "error", 3))
 
-    run_longline(plugins=[At(shout), plugin(lark)])
+    run_longline(plugins=[at_step(3, shout), plugin(lark)])
     quiet(lark)
     assert lark.titles == ["run: started", "run: too hot", "run: completed"]
     assert lark.facts(1)["Level"] == "error"
@@ -374,7 +362,7 @@ def test_a_server_that_answers_at_length_and_says_it_all_again(lark, run_longlin
 
 def test_what_a_model_wrote_is_shown_in_a_card_and_does_nothing(lark, run_longline, capsys):
     odd = Alert("half \ud83d of\na pair", "red \x1b[31m and \u202ereversed")
-    outcome = run_longline(plugins=[plugin(lark), At(lambda run: run.hook.on_alert(run=run, alert=odd))])
+    outcome = run_longline(plugins=[plugin(lark), at_step(3, lambda run, step: run.hook.on_alert(run=run, alert=odd))])
     assert outcome.result.status == "completed"
     assert lark.titles[1] == "run: half \\ud83d of\\na pair"
     assert "red \\x1b[31m and \\u202ereversed" in lark.text(1)

@@ -15,6 +15,7 @@ import pytest
 
 from longline import Plugin, PluginConfig, Table, hookimpl
 from longline.plugins import LoadedPlugin
+from longline.testing import at_step
 from longline_swanlab.config import SwanLabConfig
 from longline_swanlab.plugin import SwanLabPlugin
 
@@ -33,23 +34,6 @@ def swanlab(cloud, tmp_path):
         )
 
     return make
-
-
-class Acts(Plugin):
-    """Does something at the end of a step."""
-
-    def __init__(self, step: int, what) -> None:
-        super().__init__(PluginConfig())
-        self.step, self.what = step, what
-
-    @hookimpl
-    def on_step_end(self, run, step):
-        if step == self.step:
-            self.what(run, step)
-
-
-def at(step: int, what) -> LoadedPlugin:
-    return LoadedPlugin.of(Acts(step, what), f"acts-{next(NUMBERS)}")
 
 
 class Clock(Plugin):
@@ -88,8 +72,8 @@ def test_what_the_cloud_gets(cloud, swanlab, run_longline, capsys):
     outcome = run_longline(
         plugins=[
             swanlab(tags=["one", "two"], group="g", job_type="sft", description="d", workspace="me", experiment_name="cast"),
-            at(2, table),
-            at(3, lambda run, step: run.alert("the net", "is torn")),
+            at_step(2, table),
+            at_step(3, lambda run, step: run.alert("the net", "is torn")),
         ]
     )
     [experiment] = cloud.experiments.values()
@@ -126,10 +110,10 @@ def test_how_a_run_ended(cloud, swanlab, run_longline, how):
                 raise ValueError(f"the line broke near {OTHER_SECRET}")
 
     if how == "aborted":
-        run_longline(plugins=[swanlab(), at(3, interrupt)])
+        run_longline(plugins=[swanlab(), at_step(3, interrupt)])
     else:
         with pytest.raises(Exception, match="the line broke"):
-            run_longline(plugins=[swanlab(), Breaks(PluginConfig()), at(1, lambda run, step: run.hide(OTHER_SECRET))])
+            run_longline(plugins=[swanlab(), Breaks(PluginConfig()), at_step(1, lambda run, step: run.hide(OTHER_SECRET))])
     assert cloud.states == [how.upper()]
     words = {"crashed": "the line broke near **********", "aborted": "stopped by a signal after step 3"}
     assert any(words[how] in line for line in cloud.logs)
@@ -165,7 +149,7 @@ def test_no_file_and_no_body_holds_a_secret(cloud, swanlab, run_longline, tmp_pa
     given = [f"--set=plugins.swanlab.api_key={KEY}"] if where == "option" else []
     monkeypatch.setattr(sys, "argv", ["longline", "train", *given, f"--set=x={OTHER_SECRET}"])
     hide = LoadedPlugin.of(Hides(PluginConfig()), "hides")
-    run_longline(plugins=[hide, swanlab(api_key=KEY if where == "option" else None), at(2, table), at(4, interrupt)])
+    run_longline(plugins=[hide, swanlab(api_key=KEY if where == "option" else None), at_step(2, table), at_step(4, interrupt)])
     assert cloud.states == ["ABORTED"]
     assert [headers.get("authorization") for headers in cloud.headers].count(KEY) == 2  # ours, and that of swanlab
     assert all(KEY.encode() not in body and OTHER_SECRET.encode() not in body for body in cloud.bodies)
@@ -252,7 +236,7 @@ def test_a_server_that_cannot_be_reached(cloud, swanlab, run_longline, tmp_path,
     clock = Clock()
     host = dead_url() if how == "closed" else cloud.url
     begin = time.monotonic()
-    outcome = run_longline(plugins=[swanlab(api_host=host), clock, at(2, table)])
+    outcome = run_longline(plugins=[swanlab(api_host=host), clock, at_step(2, table)])
     assert time.monotonic() - begin < 40
     assert clock.longest < 1.5
     assert outcome.result.status == "completed"
@@ -285,10 +269,10 @@ def test_a_server_that_stops_in_the_middle(cloud, swanlab, run_longline, capsys,
     cloud.upload, cloud.fails_after = status, 1
     clock = Clock()
     waits = [  # so that uploads fall between the steps
-        at(3, lambda run, step: until(lambda: cloud.metrics)),
-        at(5, lambda run, step: until(lambda: cloud.failures)),
+        at_step(3, lambda run, step: until(lambda: cloud.metrics)),
+        at_step(5, lambda run, step: until(lambda: cloud.failures)),
     ]
-    outcome = run_longline(plugins=[swanlab(), *waits, clock, at(6, table)], trainer={"max_steps": 8})
+    outcome = run_longline(plugins=[swanlab(), *waits, clock, at_step(6, table)], trainer={"max_steps": 8})
     assert outcome.result.status == "completed"
     assert sorted(after - before for before, after in pairwise(clock.times))[-3] < 1.5
     assert len(logged(outcome, "loss")) == 8
@@ -319,7 +303,7 @@ def test_a_recorder_that_is_killed_is_told_and_training_goes_on(cloud, swanlab, 
         recorder.kill()
         time.sleep(0.5)
 
-    outcome = run_longline(plugins=[swanlab(), at(2, kill)])
+    outcome = run_longline(plugins=[swanlab(), at_step(2, kill)])
     assert outcome.result.status == "completed"
     assert len(logged(outcome, "loss")) == 5
     told = capsys.readouterr().out
@@ -331,8 +315,8 @@ def test_a_recorder_that_is_killed_is_told_and_training_goes_on(cloud, swanlab, 
 
 
 def test_a_resumed_run_goes_on_in_the_same_experiment(cloud, swanlab, run_longline):
-    run_longline(plugins=[swanlab(), at(3, interrupt), at(2, table)], trainer=SAVES)
-    outcome = run_longline(plugins=[swanlab(), at(5, table)], trainer=SAVES, resume="last")
+    run_longline(plugins=[swanlab(), at_step(3, interrupt), at_step(2, table)], trainer=SAVES)
+    outcome = run_longline(plugins=[swanlab(), at_step(5, table)], trainer=SAVES, resume="last")
     assert len(cloud.experiments) == 1
     assert cloud.states == ["ABORTED", "FINISHED"]
     assert cloud.series("loss") == logged(outcome, "loss")
@@ -340,7 +324,7 @@ def test_a_resumed_run_goes_on_in_the_same_experiment(cloud, swanlab, run_longli
 
 
 def test_an_experiment_that_is_gone(cloud, swanlab, run_longline):
-    run_longline(plugins=[swanlab(), at(3, interrupt)], trainer=SAVES)
+    run_longline(plugins=[swanlab(), at_step(3, interrupt)], trainer=SAVES)
     cloud.experiments.clear()
     with pytest.raises(Exception, match="does not exist in project"):
         run_longline(plugins=[swanlab(resume="must")], trainer=SAVES, resume="last")
@@ -348,7 +332,7 @@ def test_an_experiment_that_is_gone(cloud, swanlab, run_longline):
 
 def test_offline_parts_become_one_experiment(cloud, swanlab, run_longline, capsys):
     """Mode offline keeps the id, and the commands that it tells bring both parts together."""
-    run_longline(plugins=[swanlab(mode="offline", api_key=None), at(3, interrupt)], trainer=SAVES)
+    run_longline(plugins=[swanlab(mode="offline", api_key=None), at_step(3, interrupt)], trainer=SAVES)
     outcome = run_longline(plugins=[swanlab(mode="offline", api_key=None)], trainer=SAVES, resume="last")
     assert cloud.requests == []
     told = capsys.readouterr().out.splitlines()
@@ -363,7 +347,7 @@ def test_offline_parts_become_one_experiment(cloud, swanlab, run_longline, capsy
 
 def test_a_part_that_was_kept_comes_to_the_rest(cloud, swanlab, run_longline, capsys):
     """No server at first, then one: a run that was resumed names the command for what it lacks."""
-    run_longline(plugins=[swanlab(api_host=dead_url()), at(3, interrupt)], trainer=SAVES)
+    run_longline(plugins=[swanlab(api_host=dead_url()), at_step(3, interrupt)], trainer=SAVES)
     outcome = run_longline(plugins=[swanlab()], trainer=SAVES, resume="last")
     assert [step for step, _ in cloud.series("loss")] == [4, 5, 6]
     told = capsys.readouterr().out.split("on this machine alone; upload it: ")[1].splitlines()[0]

@@ -14,6 +14,7 @@ import yaml
 
 from longline import Plugin, PluginConfig, Table, hookimpl
 from longline.plugins import LoadedPlugin
+from longline.testing import at_step
 from longline_swanlab.config import SwanLabConfig
 from longline_swanlab.plugin import SwanLabPlugin
 from longline_swanlab.text import flat
@@ -30,23 +31,6 @@ def swanlab(log_dir: Path, **options) -> LoadedPlugin:
     return LoadedPlugin.of(
         SwanLabPlugin(SwanLabConfig(**{"project": "fish", "mode": "local", "log_dir": log_dir, **options})), "swanlab"
     )
-
-
-class Acts(Plugin):
-    """Does something at the end of a step."""
-
-    def __init__(self, step: int, what) -> None:
-        super().__init__(PluginConfig())
-        self.step, self.what = step, what
-
-    @hookimpl
-    def on_step_end(self, run, step):
-        if step == self.step:
-            self.what(run, step)
-
-
-def at(step: int, what, on_error="continue") -> LoadedPlugin:
-    return LoadedPlugin.of(Acts(step, what), f"acts-{next(NUMBERS)}", on_error)
 
 
 class Adds(Plugin):
@@ -78,11 +62,11 @@ def test_the_dashboard_shows_what_the_run_logged(run_longline, tmp_path, watch):
     outcome = run_longline(
         plugins=[
             swanlab(tmp_path / "log", experiment_name="first cast", description="with a net"),
-            at(2, table),
-            at(4, table),
-            at(4, lambda run, step: run.hook.on_table(run=run, table=many)),
-            at(3, lambda run, step: run.alert("the net", "is torn\nin two places")),
-            at(3, lambda run, step: run.alert("and again", "")),
+            at_step(2, table),
+            at_step(4, table),
+            at_step(4, lambda run, step: run.hook.on_table(run=run, table=many)),
+            at_step(3, lambda run, step: run.alert("the net", "is torn\nin two places")),
+            at_step(3, lambda run, step: run.alert("and again", "")),
             Adds(PluginConfig()),
         ],
         data={"eval_fraction": 0.2},
@@ -117,8 +101,8 @@ def test_the_dashboard_shows_what_the_run_logged(run_longline, tmp_path, watch):
 
     alerts = [(caption, text) for _, caption, text in board.texts("alerts")]
     assert alerts[:2] == [
-        ("warning · the net · step 2", "is torn\nin two places"),
-        ("warning · and again · step 2", "and again"),
+        ("warning · the net · step 3", "is torn\nin two places"),
+        ("warning · and again · step 3", "and again"),
     ]
     assert "odd is nan at step 3" in alerts[2][1]
     assert board.series("odd") == [(4, 1.0)]  # one value that is not finite would have taken the whole chart away
@@ -158,7 +142,7 @@ def test_nothing_of_the_machine_if_that_is_not_wanted(run_longline, tmp_path):
 def test_a_run_that_is_stopped(run_longline, tmp_path, watch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     outcome = run_longline(
-        plugins=[swanlab(tmp_path / "log"), at(3, lambda run, step: signal.raise_signal(signal.SIGINT)), at(3, table)]
+        plugins=[swanlab(tmp_path / "log"), at_step(3, lambda run, step: signal.raise_signal(signal.SIGINT)), at_step(3, table)]
     )
     assert outcome.result.exit_code == 130
     assert {number: signal.getsignal(number) for number in handlers} == handlers
@@ -205,11 +189,11 @@ def crash(run, step):
 
 def test_a_resumed_run_goes_on_in_the_same_experiment(run_longline, tmp_path, watch):
     """Also what was logged after the last checkpoint: those steps are made again, and count once."""
-    strict = at(5, crash, on_error="raise")
+    strict = at_step(5, crash, on_error="raise")
     with pytest.raises(Exception, match="out of the blue"):
-        run_longline(plugins=[swanlab(tmp_path / "log"), at(2, table), at(4, table), strict], trainer=SAVES)
+        run_longline(plugins=[swanlab(tmp_path / "log"), at_step(2, table), at_step(4, table), strict], trainer=SAVES)
     outcome = run_longline(
-        plugins=[swanlab(tmp_path / "log"), at(5, table), Adds(PluginConfig())], trainer=SAVES, resume="last"
+        plugins=[swanlab(tmp_path / "log"), at_step(5, table), Adds(PluginConfig())], trainer=SAVES, resume="last"
     )
     board = watch(tmp_path / "log")
     [experiment] = board.get("project")["experiments"]
@@ -224,7 +208,7 @@ def test_a_resumed_run_goes_on_in_the_same_experiment(run_longline, tmp_path, wa
 
 
 def test_never_begins_a_new_experiment(run_longline, tmp_path, watch):
-    stop = at(2, lambda run, step: signal.raise_signal(signal.SIGINT))
+    stop = at_step(2, lambda run, step: signal.raise_signal(signal.SIGINT))
     run_longline(plugins=[swanlab(tmp_path / "log"), stop], trainer=SAVES)
     run_longline(plugins=[swanlab(tmp_path / "log", resume="never")], trainer=SAVES, resume="last")
     board = watch(tmp_path / "log")
@@ -239,7 +223,7 @@ def test_must_is_refused_without_an_experiment(run_longline, tmp_path):
 
 
 def test_another_mode_begins_a_new_experiment_and_says_so(run_longline, tmp_path, capsys):
-    stop = at(2, lambda run, step: signal.raise_signal(signal.SIGINT))
+    stop = at_step(2, lambda run, step: signal.raise_signal(signal.SIGINT))
     run_longline(plugins=[swanlab(tmp_path / "log", mode="offline"), stop], trainer=SAVES)
     run_longline(plugins=[swanlab(tmp_path / "log")], trainer=SAVES, resume="last")
     assert "was tracked in mode offline; mode local begins a new experiment" in capsys.readouterr().out
@@ -256,7 +240,7 @@ def test_an_overwritten_run_is_a_new_experiment(run_longline, tmp_path, watch):
 
 
 def test_disabled_does_nothing(run_longline, tmp_path):
-    outcome = run_longline(plugins=[swanlab(tmp_path / "log", mode="disabled"), at(2, table)])
+    outcome = run_longline(plugins=[swanlab(tmp_path / "log", mode="disabled"), at_step(2, table)])
     assert outcome.result.status == "completed"
     assert not (tmp_path / "log").exists()
     assert not (outcome.output_dir / "swanlab.json").exists()
@@ -284,7 +268,7 @@ def test_the_console_and_the_hooks_of_the_interpreter_stay(run_longline, tmp_pat
     before = (sys.stdout, sys.stderr, sys.excepthook)
     seen = []
     run_longline(
-        plugins=[swanlab(tmp_path / "log"), at(2, lambda run, step: seen.append((sys.stdout, sys.stderr, sys.excepthook)))]
+        plugins=[swanlab(tmp_path / "log"), at_step(2, lambda run, step: seen.append((sys.stdout, sys.stderr, sys.excepthook)))]
     )
     assert seen == [before]
     assert not {name for name in set(sys.modules) - modules if name.partition(".")[0] in ("swanlab", "swanboard")}

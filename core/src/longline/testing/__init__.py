@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from longline.testing.behaviour import assert_constructor_is_idle, assert_import_is_light
 from longline.testing.converting import convert_axolotl
-from longline.testing.faults import fail_at
+from longline.testing.faults import at_step, fail_at
 from longline.testing.process import Ended, run_command, run_process
 from longline.testing.recorder import UPDATE_TRACES, HookRecorder, MemoryTracker, assert_trace, summarise
 from longline.testing.resume import assert_resume_equal
@@ -82,6 +82,7 @@ __all__ = [
     "assert_resume_equal",
     "assert_trace",
     "assert_well_behaved",
+    "at_step",
     "chat",
     "chat_rows",
     "convert_axolotl",

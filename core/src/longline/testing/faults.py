@@ -6,14 +6,21 @@ import os
 import signal
 import sys
 import time
-from typing import Annotated, Any, Literal
+from itertools import count
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from longline.errors import nearest
-from longline.hookspecs import hook_facts
-from longline.plugins import LoadedPlugin, PluginConfig
+from longline.hookspecs import hook_facts, hookimpl
+from longline.plugins import LoadedPlugin, Plugin, PluginConfig
 from longline.testing.recorder import EveryHook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from longline import Run
+    from longline.plugins.base import OnError
 
 How = Literal["raise", "exit", "hang", "SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"]
 
@@ -74,3 +81,29 @@ def fail_at(hook: str, n: int = 1, how: How = "raise", *, rank: int | None = Non
         raise ValueError(f"there is no hook {hook!r}; did you mean {nearest(hook, hook_facts())!r}?")
     fault = Fault(FaultConfig(hook=hook, call=n, how=how, rank=rank))
     return LoadedPlugin.of(fault, f"fault-{hook}-{n}", on_error="raise")
+
+
+class Act(Plugin):
+    """Does what a test wants at the end of one step."""
+
+    def __init__(self, step: int, what: Callable[[Run, int], object]) -> None:
+        super().__init__(PluginConfig())
+        self.step, self.what = step, what
+
+    @hookimpl
+    def on_step_end(self, run: Run, step: int) -> None:
+        """Call it."""
+        if step == self.step:
+            self.what(run, step)
+
+
+def at_step(step: int, what: Callable[[Run, int], object], *, on_error: OnError = "continue") -> LoadedPlugin:
+    """Return a plugin that calls `what(run, step)` at the end of a step, on the main rank; several can be in one run.
+
+    `at_step(3, lambda run, step: run.alert("the net", "is torn"))`. It has to be in this process: `run_longline` takes it.
+    """
+    return LoadedPlugin.of(Act(step, what), f"act-{next(_NUMBERS)}", on_error)
+
+
+_NUMBERS = count(1)
+"""Plugins of one run need names of their own."""
