@@ -329,6 +329,34 @@ def test_the_table_of_train_on_is_right():
 GOOD = '{"messages": [{"role": "user", "content": "Hooks?"}, {"role": "assistant", "content": "7"}]}'
 
 
+def test_reasoning_that_would_be_lost_is_refused_as_shown(
+    run_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    page = list(blocks_of(DOCS / "reasoning.md"))
+    [row] = [block.text for block in page if block.language == "json" and "reasoning_content" in block.text]
+    Path("reasons.jsonl").write_text(row)
+    config = run_config(data={"train": [{"path": "reasons.jsonl"}]})
+    assert run_cli(["preprocess", str(config)]) == 2
+    assert capsys.readouterr().err == shown_with("reasoning.md", "error: 1 row")
+    assert run_cli(["preprocess", str(config), "--set", "data.allow_dropped=[reasoning]"]) == 0
+
+
+def test_calls_are_learnt_and_results_are_not_as_the_page_says(
+    run_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    [row] = [
+        block.text for block in blocks_of(DOCS / "reasoning.md") if block.language == "json" and "tool_calls" in block.text
+    ]
+    (tmp_path / "calls.jsonl").write_text(row)
+    template = ROOT / "core" / "tests" / "data" / "templates" / "qwen2_5.jinja"
+    data = {"train": [{"path": str(tmp_path / "calls.jsonl")}], "max_length": 2048}
+    config = run_config(data=data, model={"tokenizer": {"chat_template": str(template)}})
+    assert run_cli(["preview", str(config)]) == 0
+    printed = capsys.readouterr().out
+    assert shown_with("reasoning.md", "<|im_start|>system") in printed
+
+
 def test_bad_rows_are_reported_as_shown(
     run_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

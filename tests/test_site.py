@@ -66,7 +66,9 @@ def test_configs_pass_the_check(
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # else liger's wants a GPU; the interpreter's arithmetic is float32
     content = yaml.safe_load(item.text)
     if not {"model", "data", "output_dir"} <= content.keys():
-        content = merged(BASE, content)
+        parts = [yaml.safe_load(block.text) for block in blocks("yaml") if block.page == item.page]
+        said = [part["method"] for part in parts if "method" in part]  # the page is about this one
+        content = merged({**BASE, "method": next(iter(said), "sft")}, content)
         item = Block(item.page, item.line, item.language, yaml.safe_dump(content), item.heading)
     know_examples(tmp_path, monkeypatch)
     for source in sources(content["data"]):
