@@ -17,7 +17,7 @@ def prepared(jsonl, chatml, marked):
     """Prepare rows (or a path) and return the marked text of every row, and the report."""
 
     def run(rows, tokenizer=chatml, **options):
-        source = {key: options.pop(key) for key in ("format", "columns", "roles", "limit", "weight") if key in options}
+        source = {key: options.pop(key) for key in ("format", "columns", "field", "roles", "limit", "weight") if key in options}
         path = rows if isinstance(rows, str) else jsonl(rows)
         section = DataSection(train=[{"path": path, **source}], shuffle=False, **options)
         data = prepare(section, tokenizer, kind=SAMPLE, seed=0)
@@ -401,3 +401,13 @@ def test_messages_that_a_table_holds_as_text(prepared, tmp_path):
     [text], report = prepared(str(path))
     assert [text] == prepared([{"messages": messages}])[0]
     assert list(report.notices) == ["messages are JSON in a text"]
+
+
+def test_splits_in_one_object_are_pointed_to(prepared, tmp_path):
+    path = tmp_path / "splits.json"
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+    path.write_text(json.dumps({"train": rows, "test": rows[:1]}), encoding="utf-8")
+    with pytest.raises(DataError, match="fit no format") as told:
+        prepared(str(path))
+    assert "`field: train`" in str(told.value.hint)
+    assert len(prepared(str(path), field="train")[0]) == 2

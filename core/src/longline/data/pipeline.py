@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longline.data import formats
+from longline.data import formats, readers
 from longline.data.formats import Format, Opened, Reader
 from longline.data.mapped import MappedNames
 from longline.data.reading import Watched, unread
@@ -234,7 +234,13 @@ class SourceRun:
         if not columns:
             hint = "no row could be read, so no format can be guessed"
             raise DataError(f"{self.where(head[0][0])}: {head[0][1] or 'the row is empty'}", hint=hint)
-        return formats.guess(columns, self.section.columns, path, kind, brought_by)
+        try:
+            return formats.guess(columns, self.section.columns, path, kind, brought_by)
+        except DataError as error:
+            endings = readers.kind_of(self.source.files[0]) or ("", "")
+            if len(head) == 1 and endings[0] in readers.APPLY["field"] and (held := _list_in(head[0][1])):
+                error.hint = f"the rows of a list in it are read by `field:` of this source, such as `field: {held}`"
+            raise
 
     def _learn(self, head: list[Record], reader: Reader) -> None:
         """Whether the further columns are there, and what type those have that say none, from the first rows."""
@@ -386,6 +392,14 @@ class SourceRun:
         report.pieces += kept
         report.idle += len(faults) if kept else 0
         return None if kept else faults[-1]
+
+
+def _list_in(row: Row | str) -> str:
+    """The first column of a row that is a list of mappings, as rows are; empty where there is none."""
+    for key, value in () if isinstance(row, str) else row.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            return str(key)
+    return ""
 
 
 def _tried(convert: Callable[[Row], Sample], row: Row) -> Sample | None:
