@@ -164,6 +164,17 @@ def test_a_group_without_one_of_its_tasks_has_no_sum(run_longline, tasks, broken
     assert [alert.text for alert in tracker.alerts][1:] == ["lm-eval on more: without broken it has no sum"]
 
 
+def test_of_a_group_that_needs_the_network_the_others_are_asked(run_longline, tasks):
+    (tasks / "more.yaml").write_text("group: more\ntask: [on_the_hub, fish_choice]\naggregate_metric_list: [{metric: acc}]\n")
+    tracker = MemoryTracker()
+    outcome = run_longline(plugins=[plugin(tasks, "more", limit=2), tracker], trainer={"max_steps": 1})
+    assert read(outcome.output_dir)["results"].keys() == {"fish_choice"}
+    assert [alert.text.split(":")[0] for alert in tracker.alerts] == [
+        "lm-eval cannot ask more",
+        "lm-eval cannot ask on_the_hub",
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "options", "what"),
     [

@@ -41,13 +41,15 @@ def load(options: LmEvalConfig) -> Loaded:
     needs.refuse_tasks(options)
     with quiet():
         loaded = Loaded(_manager(options))
-        for name in _expanded(options.tasks, loaded.manager):
+        wanted = _expanded(options.tasks, loaded.manager)
+        for name in wanted:  # which grows
             try:
                 found = loaded.manager.load([name])
             except Interrupted:
                 raise
             except Exception as error:
                 _skip(loaded, name, error, options)
+                wanted += [member for member in _plain_members(name, loaded.manager) if member not in wanted]
             else:
                 loaded.add(name, found)
     _refuse_unfit(loaded, options)
@@ -90,6 +92,13 @@ def _members(config: Any) -> Iterator[str]:
             yield item
         elif isinstance(item, dict) and "dataset_path" not in item and isinstance(item.get("task", item.get("group")), str):
             yield item.get("task", item.get("group"))
+
+
+def _plain_members(name: str, manager: Any) -> list[str]:
+    """The members of a group that are names and nothing more: those that need no network are asked without the group."""
+    entry = manager.task_index.get(name)
+    inside = entry.cfg.get("task") if entry is not None and entry.cfg and "group" in entry.cfg else None
+    return inside if isinstance(inside, list) and all(isinstance(item, str) for item in inside) else []
 
 
 def _expanded(wanted: Iterable[str], manager: Any) -> list[str]:
