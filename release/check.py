@@ -242,4 +242,4 @@ def each(work: Callable[..., object], items: Iterable[object]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]).resolve()))  # commands run elsewhere
