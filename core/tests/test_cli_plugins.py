@@ -170,14 +170,25 @@ def test_show_prints_options_claims_and_hooks(site, capsys):
     assert "on_lgo (unknown" in hooks
 
 
-@pytest.mark.parametrize(("default", "told"), [("True", "loss"), ("False", "nothing")])
-def test_show_tells_claims_that_depend_on_options(tmp_path, monkeypatch, capsys, default, told):
+REFUSED = "fused: bool = True; one_of = model_validator(mode='after')(refuse)"
+"""Options of which none is required by itself, and some have to be given."""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [("fused: bool = True", "loss"), ("fused: bool = False", "nothing"), ("fused: bool", "nothing"), (REFUSED, "nothing")],
+)
+def test_show_tells_claims_that_depend_on_options(tmp_path, monkeypatch, capsys, options, told):
     module = f"claiming_{tmp_path.name}"
     code = f"""
         from longline import Plugin, PluginConfig
+        from pydantic import model_validator
+
+        def refuse(options):
+            raise ValueError("needs one of two")
 
         class KernelConfig(PluginConfig):
-            fused: bool = {default}
+            {options}
 
         class RichPlugin(Plugin):
             Config = KernelConfig

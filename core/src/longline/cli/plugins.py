@@ -144,13 +144,17 @@ def show_command(name: str, as_json: bool) -> None:
 
 def _claims(plugin: type[Plugin]) -> dict[str, Any]:
     """What a class claims; where the options decide that, what it claims without any, if it has a meaning without."""
+    from pydantic import ValidationError
+
     from longline.plugins.loading import claims_by_options
 
     if not claims_by_options(plugin):
         claims: object = plugin.claims
         return {"claims": sorted(claims) if isinstance(claims, (set, frozenset)) else [], "claims_by_options": False}
-    required = any(field.is_required() for field in plugin.Config.model_fields.values())
-    return {"claims": [] if required else sorted(plugin(plugin.Config()).claims), "claims_by_options": True}
+    try:
+        return {"claims": sorted(plugin(plugin.Config()).claims), "claims_by_options": True}
+    except ValidationError:  # some option has to be given: which one, a validator may decide
+        return {"claims": [], "claims_by_options": True}
 
 
 def _options(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]:
