@@ -93,7 +93,7 @@ def test_what_the_cloud_gets(cloud, swanlab, run_longline, capsys):
     assert drawn["_swanLab"] == "table"
     assert [column["field"] for column in drawn["colDefs"]] == ["prompt", "completion", "reward", "note"]
     assert drawn["rowData"][1] == {"prompt": "Which bait?", "completion": "Squid", "reward": -0.25, "note": "no"}
-    assert cloud.texts("alerts") == [("warning · the net · step 2", "is torn")]
+    assert cloud.texts("alerts") == [("warning · the net · step 3", "is torn")]
     assert cloud.states == ["FINISHED"]
     assert cloud.logs == []  # the terminal is not sent
     told = capsys.readouterr().out
