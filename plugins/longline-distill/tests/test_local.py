@@ -184,6 +184,49 @@ def test_a_teacher_that_is_not_there(distill, tmp_path):
         distill(teacher=str(tmp_path / "nowhere"))
 
 
+class Fed(Plugin):
+    """Keeps what the trainer feeds to the loss, with the answers' own prompts."""
+
+    @hookimpl
+    def post_trainer_create(self, trainer):
+        own, self.batches = trainer.loss_function, []
+
+        def loss(trainer, model, inputs, count):
+            result = own(trainer, model, inputs, count)
+            self.batches.append({**inputs, "drawn": "distill_drawn" in trainer.columns, "loss": result[0].item()})
+            return result
+
+        trainer.loss_function = loss
+
+
+def test_answers_of_the_student_itself(distill, teacher_dir, tiny_model_dir):
+    """The prompts stay, the answers are new ones, and the loss of those batches is the divergence alone."""
+    fed = Fed(PluginConfig())
+    options = {"share": 0.5, "max_new_tokens": 9}
+    trainer = {"max_steps": 12, "per_device_train_batch_size": 2}
+    outcome = distill(trainer, plugins=[fed], on_policy=options, alpha=0.5)
+    drawn = [batch for batch in fed.batches if batch["drawn"]]
+    assert 2 <= len(drawn) <= 10
+    teacher, student = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (teacher_dir, tiny_model_dir)
+    )
+    for batch in drawn:
+        learnt = batch["labels"] != -100
+        assert learnt.sum(1).max() <= 9
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        with torch.no_grad():
+            p, q = (torch.log_softmax(model(**inputs).logits[:, :-1][learnt[:, 1:]], 1) for model in (teacher, student))
+        assert batch["loss"] == pytest.approx((p.exp() * (p - q)).sum().item() / len(p), rel=1e-4)
+    again = Fed(PluginConfig())
+    assert values(distill(trainer, plugins=[again], on_policy=options, alpha=0.5)) == values(outcome)
+    assert [batch["drawn"] for batch in again.batches] == [batch["drawn"] for batch in fed.batches]
+
+
+def test_no_answers_are_drawn_from_packed_rows(distill):
+    with pytest.raises(LonglineError, match="packed rows have several"):
+        distill(config={"data": {"packing": True}}, on_policy={"share": 0.5})
+
+
 def test_it_is_well_behaved(assert_well_behaved, teacher_dir):
     why = "made by hand it is in no config, and its method wants it there"
     assert_well_behaved(DistillPlugin, {"teacher": str(teacher_dir)}, method="distill", skip={"contained": why})

@@ -11,6 +11,7 @@ from longline.loss.head import HeadTap, bare, unfit
 from longline_distill.config import recorded
 from longline_distill.divergence import Mix
 from longline_distill.objective import Objective, out_features
+from longline_distill.trainer import DRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,7 @@ class Applied:
     def begin(self, run: Run, trainer: Any, tokenizer: Any, server: Sequence[Teacher]) -> None:
         """Get the teacher ready; every rank must call it."""
         self._trainer = trainer
+        trainer.on_policy = self._options.on_policy
         if self._options.teacher is not None:
             from longline_distill import local
 
@@ -70,11 +72,14 @@ class Applied:
             raise LonglineError("no teacher is ready")
         asked = {name: value for name, value in inputs.items() if name not in ("labels", "num_items_in_batch")}
         self._objective.view = self._teacher.ask({**asked, "labels": inputs["labels"]}, self._logits)
+        self._objective.drawn = DRAWN in trainer.columns
         with self._tap.armed(inputs["labels"]):
             result = trainer.method_loss(model, inputs, num_items_in_batch)
-        if self._objective.sums is not None:
+        if (sums := self._objective.sums) is not None:
+            if self._objective.drawn:  # the cross entropy of one's own answers says nothing
+                sums = sums * sums.new_tensor([0, 1, 1, 0, 1])
             before = self._sums.get(model.training)
-            self._sums[model.training] = self._objective.sums if before is None else before + self._objective.sums
+            self._sums[model.training] = sums if before is None else before + sums
         return result
 
     def report(self, logs: dict[str, float]) -> None:

@@ -7,6 +7,7 @@ Kernel does, Hsu et al. 2024).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -36,6 +37,8 @@ class Objective:
     def __init__(self, mix: Mix, chunk_tokens: int | None = None) -> None:
         self.mix = mix
         self.view: View | None = None
+        self.drawn = False
+        """Whether the answers of the batch at hand are the student's own, which have no labels to learn."""
         self.sums: torch.Tensor | None = None
         self._tokens = chunk_tokens
 
@@ -45,9 +48,11 @@ class Objective:
         if view is None:
             raise RuntimeError("no teacher was asked about this batch")
 
+        mix = replace(self.mix, alpha=1.0) if self.drawn else self.mix
+
         def part(hidden: torch.Tensor, start: int) -> Measured:
             stop = start + len(hidden)
-            return measure(transform(head(hidden)).float(), targets[start:stop], view.rows(start, stop), self.mix)
+            return measure(transform(head(hidden)).float(), targets[start:stop], view.rows(start, stop), mix)
 
         budget = BUDGET if hidden.device.type == "cpu" else ELSEWHERE
         size = self._tokens or max(1, budget // (4 * out_features(head)))

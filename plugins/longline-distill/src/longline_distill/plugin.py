@@ -52,10 +52,20 @@ class DistillPlugin(Plugin):
         """Refuse another method, whose loss knows no teacher, and recordings that were made otherwise."""
         if config.method != "distill":
             yield Problem(f"the method is {config.method}, whose loss knows no teacher", path="method", hint="method: distill")
+        if self.config.on_policy is not None:
+            yield from self._not_drawn(config, plan)
         if self.config.layout == "recorded":
             from longline_distill.recordings import problems
 
             yield from problems(config, self.config)
+
+    def _not_drawn(self, config: Config, plan: Plan) -> Iterable[Problem]:
+        """Where answers cannot be drawn in the middle of training."""
+        hint = "remove it, or on_policy of plugins.distill"
+        if config.data.packing:
+            yield Problem("on_policy answers each row's prompt, and packed rows have several", path="data.packing", hint=hint)
+        if plan.trainer_args.get("fsdp"):
+            yield Problem("on_policy draws answers from a whole model, and fsdp shards it", path="trainer.fsdp", hint=hint)
 
     def plan(self, config: Config, plan: Plan) -> Iterable[str]:
         """Who teaches, and what the loss is."""
@@ -71,6 +81,9 @@ class DistillPlugin(Plugin):
         what = f"the {own.k} likeliest tokens, all others as one" if own.k else "the whole distribution"
         yield f"the teacher is {who}: {what}"
         named = own.divergence if own.divergence != "jsd" else f"jsd with beta {own.beta:g}"
+        if own.on_policy is not None:
+            drawn = f"{own.on_policy.share:.0%} of batches are answered by the student itself"
+            yield f"{drawn}, up to {own.on_policy.max_new_tokens} tokens; there the divergence alone is learnt"
         yield f"loss: {1 - own.alpha:g} cross entropy + {own.alpha:g} {named} at temperature {own.temperature:g}"
 
     @hookimpl
