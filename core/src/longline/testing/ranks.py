@@ -6,6 +6,7 @@ and `seen-RANK.json` is what the plugin of that module did on a rank that is not
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -143,7 +144,9 @@ class _Heard:
 
 
 def _callers() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)
+    frame = inspect.currentframe()
+    for _ in range(2):  # this function, and who asked
+        frame = frame.f_back if frame is not None else None
     while frame is not None:
         yield frame
         frame = frame.f_back

@@ -40,7 +40,7 @@ class Distill(Method):
 
     def has_teacher(self, loaded: LoadedConfig) -> Iterator[Problem]:
         """The plugin of the same name says who teaches."""
-        if all(entry.name != "distill" for entry in loaded.config.plugins):
+        if all(entry.name != self.name for entry in loaded.config.plugins):
             hint = "plugins: {distill: {teacher: PATH}}, or {server: {url: ...}}, or {column: NAME}"
             yield loaded.problem("distill needs a teacher, and the plugin distill is not enabled", "method", hint=hint)
 

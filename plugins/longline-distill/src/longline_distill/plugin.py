@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from longline import Column, Finding, LonglineError, Plugin, Problem, hookimpl
 from longline_distill.config import DistillConfig, recorded
+from longline_distill.method import DISTILL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -50,7 +51,7 @@ class DistillPlugin(Plugin):
 
     def check(self, config: Config, plan: Plan) -> Iterable[Problem]:
         """Refuse another method, whose loss knows no teacher, and recordings that were made otherwise."""
-        if config.method != "distill":
+        if config.method != DISTILL.name:
             yield Problem(f"the method is {config.method}, whose loss knows no teacher", path="method", hint="method: distill")
         if self.config.on_policy is not None:
             yield from self._not_drawn(config, plan)

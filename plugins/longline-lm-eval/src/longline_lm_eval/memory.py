@@ -48,7 +48,6 @@ def lent(model: Any, *, merged: bool = False) -> Iterator[None]:
 def _merged(model: Any) -> Iterator[None]:
     """The adapter in the weights; afterwards they have the bits that they had: adding and taking off is rounded twice."""
     import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     if not hasattr(model, "merge_adapter"):
         raise LonglineError("merged: this model has no adapter", hint="leave merged out")
@@ -56,7 +55,7 @@ def _merged(model: Any) -> Iterator[None]:
     for module in model.modules():
         for weight in module.parameters(recurse=False):
             owners[id(weight)] = owners.get(id(weight), 0) + 1
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module for module in model.modules() if hasattr(module, "get_base_layer")]
     weights = {id(weight): weight for layer in layers for weight in layer.get_base_layer().parameters(recurse=False)}
     if any(owners.get(key, 0) > 1 for key in weights):
         hint = "merged: false, and the adapter stays beside its base"
