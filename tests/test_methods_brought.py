@@ -146,7 +146,6 @@ def test_it_trains_and_says_why_it_is_not_measured(knots, run_config, tmp_path):
     ("name", "told"),
     [
         ("knot", "4:9: method: there is no method 'knot' (did you mean 'knots'?)"),
-        ("distill", "method: the method 'distill' is not installed (pip install longline-distill)"),
         ("diffusion", "method: the method 'diffusion' is not installed (pip install longline-diffusion)"),
         ("zzzz", "method: there is no method 'zzzz' (installed: "),
     ],

@@ -467,7 +467,7 @@ def test_weights_alone_are_refused_unless_they_are_asked_for(go_on, made):
 
 def test_weights_alone_let_another_optimizer_go_on(go_on):
     _, told = go_on("full", "trainer.optim=sgd", weights_only=True)
-    assert told["takes effect"] == "trainer.optim was not set and is sgd"
+    assert told["takes effect"] == "trainer.optim was adamw_torch_fused and is sgd"
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_sources_that_are_no_prompts(data_of):
         DataError, match="the columns a can't be used by grpo and rloo: prompts needs prompt, question or messages"
     ):
         data_of([{"a": 1}])
-    with pytest.raises(DataError, match="the format 'chat' is for sft, and grpo and rloo can use prompts only"):
+    with pytest.raises(DataError, match=r"the format 'chat' is for sft.*, and grpo and rloo can use prompts only"):
         data_of([{"messages": [ASKED]}], format="chat")
     with pytest.raises(DataError, match="something else under the name of the column completion"):
         data_of([{"prompt": "a", "completion": "b"}])
