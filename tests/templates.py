@@ -44,7 +44,11 @@ def main() -> int:
 def imports() -> str:
     """A module that imports every name that docs/public.toml gives."""
     modules = tomllib.loads((ROOT / "docs" / "public.toml").read_text(encoding="utf-8"))["module"]
-    lines = [f"from {module['name']} import {', '.join(module['names'])}" for module in modules if "names" in module]
+    lines = [
+        f"from {module['name']} import {name} as _{place}_{name}"  # two modules may call different things alike
+        for place, module in enumerate(modules)
+        for name in module.get("names", ())
+    ]
     return '"""Every public name."""\n\n' + "\n".join(lines) + "\n"
 
 
