@@ -311,7 +311,9 @@ def test_merge_adds_the_adapter_to_the_weights(place, run, capsys):
     assert run_cli(["merge", str(run)]) == 0
     assert f"written to {run / 'merged'}" in capsys.readouterr().out
     assert not list((run / "merged").glob("adapter*"))
-    assert "library_name: transformers" in (run / "merged" / "README.md").read_text()
+    card = (run / "merged" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "This is, merged, an adapter (lora) for" in card
     base = AutoModelForCausalLM.from_pretrained(place.model, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(run / "merged")(AS_CHAT, return_tensors="pt")["input_ids"]
     with torch.no_grad():

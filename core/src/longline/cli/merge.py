@@ -57,6 +57,7 @@ def command(run: Path, checkpoint: str | None, output: Path | None, dtype: str) 
 
     card = (weights / "README.md").read_text(encoding="utf-8") if (weights / "README.md").is_file() else ""
     card = card.replace("library_name: peft", "library_name: transformers")
+    card = card.replace("This is an adapter", "This is, merged, an adapter")
 
     def finish(folder: Path) -> None:
         view.hook.post_save(run=view, path=folder)
