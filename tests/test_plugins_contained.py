@@ -54,7 +54,7 @@ def test_nothing_is_lost_but_its_own_data(run_longline, caplog, tmp_path):
     assert beside.result.exit_code == 0
     alerts = beside.hooks("on_alert")
     assert alerts
-    assert set(alerts) == {"on_alert(alert=warning: a plugin failed)"}
+    assert set(alerts) == {"on_alert(alert=warning: alwaysfails failed)"}
     assert [call for call in beside.calls if call not in alerts] == alone.calls
     assert weights(beside) == weights(alone)
     losses = [[event["loss"] for event in outcome.log if "loss" in event] for outcome in (alone, beside)]

@@ -115,7 +115,8 @@ class State:
         logger.warning("%s\n%s", mask(text), mask(trace).rstrip())
         hint = getattr(failure.error, "hint", None)
         end = "training goes on, later failures of this hook are only counted" + (f"; hint: {hint}" if hint else "")
-        self.view.alert("a plugin failed", f"{text}; {end}")
+        # A title of its own for each plugin: those of one title are told as one.
+        self.view.alert(f"{failure.plugin.name} failed", f"{text}; {end}")
 
     def record(self, logs: Mapping[str, Any], step: int, epoch: float) -> None:
         """Keep the last value of every metric for the summary."""
