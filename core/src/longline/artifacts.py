@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -119,13 +119,17 @@ def _clear(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
         hint = "--resume goes on with it, --overwrite deletes it, or choose another output_dir"
         raise ConfigError(f"{folder} already holds a run", hint=hint)
     try:
-        for path in taken:
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "config.yaml":  # replaced in place: another rank may be reading it
-                path.unlink()
+        _delete(path for path in taken if path.name != "config.yaml")  # replaced in place: another rank may be reading it
     except OSError as error:
         raise _not_writable(folder, error) from error
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove(run_dir: Path, names: Sequence[str]) -> list[str]:
@@ -137,8 +141,7 @@ def remove(run_dir: Path, names: Sequence[str]) -> list[str]:
     with claim(run_dir, resume=True, overwrite=False, files=()):
         try:
             # the manifest last: a deletion that is cut off leaves a run that can be deleted
-            for path in sorted((run_dir / name for name in names), key=lambda path: path.name == "run.json"):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            _delete(sorted((run_dir / name for name in names), key=lambda path: path.name == "run.json"))
             left = sorted(path.name for path in run_dir.iterdir() if path.name not in (".lock", *OWN_NAMES))
             if not left and not (run_dir / "run.json").exists():
                 shutil.rmtree(run_dir)
