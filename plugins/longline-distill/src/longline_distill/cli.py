@@ -61,8 +61,9 @@ def record_command(
     if top_k >= len(words):
         raise ConfigError(f"--top-k {top_k}: the tokenizer has {len(words)} tokens", hint="record fewer")
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = Made(model, data.report.fingerprint + split, top_k, temperature)
-    for done in record(dataset, load_weights(target, own), len(tokenizer), made, path, batch_tokens):
+    dtype = loaded.config.model.dtype  # as a teacher in the process has it
+    made = Made(model, data.report.fingerprint + split, top_k, temperature, dtype)
+    for done in record(dataset, load_weights(target, own, dtype), len(tokenizer), made, path, batch_tokens):
         click.echo(f"{done:,} of {len(dataset):,} rows", err=True)
     click.echo(f"wrote {path}; to learn from it:")
     click.echo(f"  data: {{train: [{{path: {path}, format: tokenized}}]}}")

@@ -35,9 +35,12 @@ class Made:
     rows: str
     top_k: int
     temperature: float
+    dtype: str
 
 
-def record(dataset: Dataset, model: Any, vocabulary: int, made: Made, path: Path, tokens: int) -> Iterator[int]:
+def record(
+    dataset: Dataset, model: Any, vocabulary: int, made: Made, path: Path, tokens: int, part: int = PART
+) -> Iterator[int]:
     """Write a Parquet file of `dataset`'s rows with the teacher's top k; yields the number of rows that are done.
 
     Columns: input_ids, labels (list<int32>), teacher_ids (list<list<int32>[k]>, -1 where nothing is learnt), teacher_logprobs (the
@@ -51,7 +54,7 @@ def record(dataset: Dataset, model: Any, vocabulary: int, made: Made, path: Path
     try:
         yield done
         while done < len(dataset):
-            rows = dataset.select(range(done, min(done + PART, len(dataset)))).with_format(None)
+            rows = dataset.select(range(done, min(done + part, len(dataset)))).with_format(None)
             table = pa.table(_columns(list(rows), teacher, made.top_k, tokens), schema=schema(made))
             temporary = parts / ".part"
             pq.write_table(table, temporary)
@@ -61,8 +64,8 @@ def record(dataset: Dataset, model: Any, vocabulary: int, made: Made, path: Path
     finally:
         teacher.end()
     with pq.ParquetWriter(temporary := parts / ".whole", schema(made)) as writer:
-        for part in sorted(parts.glob("*.parquet")):
-            writer.write_table(pq.read_table(part, use_threads=False))
+        for written in sorted(parts.glob("*.parquet")):
+            writer.write_table(pq.read_table(written, use_threads=False))
     temporary.replace(path)
     shutil.rmtree(parts)
 
